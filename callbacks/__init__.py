@@ -1,0 +1,1 @@
+"""Callbacks for training on several replicas, installed as `tfdist.callbacks`."""

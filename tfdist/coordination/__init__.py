@@ -1,0 +1,1 @@
+"""How the processes of one job find out, in Python, who is doing what."""

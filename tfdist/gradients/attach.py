@@ -1,0 +1,173 @@
+"""Hangs the exact gradient path on a user's own optimizer instance.
+
+Class, configuration and checkpoint of the optimizer stay what they were: a saved
+model loads where tfdist is not installed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.errors import TfdistError, explain
+from tfdist.gradients import keras_names, shares
+from tfdist.gradients.collectives import all_true, sum_gradients
+
+_MARK = "_tfdist_gradient_path"
+Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
+
+
+def attach(
+    optimizer: keras.optimizers.Optimizer, model: keras.Model | None = None
+) -> keras.optimizers.Optimizer:
+    """Makes `optimizer` apply the gradient of the global batch, on every replica.
+
+    Plain `fit` under a tfdist strategy does this by itself; call it for a loop of
+    your own, inside the strategy's scope. Every micro-step then goes through:
+    unscaling by the loss scale, a finite flag agreed by all replicas, weighting by
+    the replica's share of the examples, local accumulation; and every optimizer step
+    through: the sum over replicas, clipping of that sum (so that it equals clipping
+    in one process), the update, constraints and moving averages.
+
+    Args:
+        optimizer: Any Keras optimizer, also inside a `LossScaleOptimizer`.
+        model: The model it trains; one optimizer serves one model.
+
+    Returns:
+        The same optimizer.
+
+    Raises:
+        ValueError: The optimizer was created outside the strategy's scope, or
+            already trains another model.
+        TfdistError: This version of Keras lacks a name that the path relies on.
+
+    Example:
+        >>> optimizer = tfdist.gradients.attach(keras.optimizers.SGD(0.1))
+        >>> def step(x, y):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = loss_object(y, model(x, training=True))
+        ...     weights = model.trainable_variables
+        ...     optimizer.apply(tape.gradient(loss, weights), weights)
+        >>> strategy.run(step, args=next(batches))
+    """
+    owner = getattr(optimizer, _MARK, None)
+    if owner is not None:
+        owner.serve(model)
+        return optimizer
+    base = keras_names.innermost(optimizer)
+    keras_names.require(base, keras_names.OPTIMIZER)
+    _check_scope(base)
+    # Bypasses Keras's attribute tracking, which would look for variables in it.
+    object.__setattr__(optimizer, _MARK, GradientPath(optimizer, base, model))
+    return optimizer
+
+
+class GradientPath:
+    """The hooks on one optimizer and what they remember while tracing."""
+
+    def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
+        self._model = weakref.ref(model) if model is not None else None
+        self._reductions = 0
+        self._clip: Callable[[Gradients], Gradients] = base._clip_gradients
+        self._apply = optimizer.apply
+        # Keras clips, then sums over replicas. Clipping has to see the sum, so the
+        # sum moves to the front of clipping and Keras's own becomes the identity.
+        base._clip_gradients = self._sum_and_clip
+        base._all_reduce_sum_gradients = list
+        optimizer.apply = self._weigh_and_apply
+        while optimizer is not base:
+            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                _agree_on_finite(optimizer)
+            optimizer = optimizer.inner_optimizer
+
+    def serve(self, model: Any) -> None:
+        """Notes the model, or refuses a second one."""
+        known = self._model() if self._model is not None else None
+        if model is None or known is model:
+            return
+        if known is not None:
+            raise ValueError(
+                explain(
+                    "One optimizer cannot train two models",
+                    received=f"the optimizer of model {known.name!r} for "
+                    f"model {model.name!r}",
+                    expected="one optimizer for each model",
+                    hint="Create another optimizer: "
+                    "optimizer.__class__.from_config(optimizer.get_config()).",
+                )
+            )
+        self._model = weakref.ref(model)
+
+    def _weigh_and_apply(
+        self, gradients: Gradients, trainable_variables: Any = None
+    ) -> Any:
+        before = self._reductions
+        result = self._apply(_weigh(gradients), trainable_variables)
+        # Eagerly, an accumulating micro-step rightly sums nothing.
+        traced = not tf.executing_eagerly() and any(g is not None for g in gradients)
+        if traced and self._reductions == before:
+            raise TfdistError(
+                explain(
+                    "The optimizer updated the weights without summing the gradients "
+                    "over the replicas",
+                    received=f"keras {keras.__version__}, an optimizer that does not "
+                    "call _clip_gradients",
+                    expected="an optimizer that keeps Keras's own `apply`",
+                    hint="Override update_step instead of apply in your optimizer.",
+                )
+            )
+        return result
+
+    def _sum_and_clip(self, gradients: Gradients) -> Gradients:
+        self._reductions += 1
+        return self._clip(sum_gradients(gradients))
+
+
+def _weigh(gradients: Gradients) -> Gradients:
+    """Multiplies gradients by the replica's share, unless the loss already was."""
+    share = shares.current()
+    if share is None or share.losses_are_weighted:
+        return gradients
+    weight = share.example_weight()
+    if weight is None:
+        return gradients
+    return [g if g is None else _scale(g, weight) for g in gradients]
+
+
+def _scale(gradient: tf.Tensor | tf.IndexedSlices, weight: tf.Tensor) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * tf.cast(weight, gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(weight, gradient.dtype)
+
+
+def _agree_on_finite(optimizer: Any) -> None:
+    """Lets all replicas skip a step if the gradients overflow on one of them.
+
+    Keras 3 checks the local gradients (its comment says that they are summed, which
+    was true in tf.keras): one replica would update and the others not.
+    """
+    check_locally = optimizer.check_finite
+
+    def check_finite(gradients: Gradients) -> tf.Tensor:
+        return all_true(check_locally(gradients))
+
+    optimizer.check_finite = check_finite
+
+
+def _check_scope(base: Any) -> None:
+    strategy = tf.distribute.get_strategy()
+    home = getattr(base, "_distribution_strategy", strategy)
+    if home is not strategy:
+        raise ValueError(
+            explain(
+                "The optimizer was created outside the strategy's scope",
+                received=f"an optimizer of {type(home).__name__}",
+                expected=f"one created under {type(strategy).__name__}",
+                hint="Create model and optimizer inside `with strategy.scope():`.",
+            )
+        )

@@ -1,0 +1,45 @@
+"""The private Keras names that tfdist relies on, in one place, checked before use.
+
+Checked against Keras 3.8 to 3.15. If Keras renames one of them, attaching fails with
+an error that says so; nothing trains on without being synchronised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfdist.errors import TfdistError, explain
+
+# owner of the name -> the names
+OPTIMIZER = ("_all_reduce_sum_gradients", "_clip_gradients", "_trainable_variables")
+MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
+COMPILE_LOSS = ("_flat_losses", "_metrics")
+
+
+def require(owner: Any, names: tuple[str, ...]) -> None:
+    """Raises `TfdistError` if `owner` lacks one of the names."""
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        raise TfdistError(
+            explain(
+                f"This Keras has no {type(owner).__name__}.{missing[0]}, on which "
+                "exact distributed gradients depend",
+                received=f"keras {keras.__version__}",
+                expected="keras 3.8 to 3.15, against which tfdist was tested",
+                hint="pip install 'keras>=3.8,<3.16', or a newer tfdist.",
+            )
+        )
+
+
+def innermost(optimizer: Any) -> Any:
+    """Returns the optimizer inside all wrappers such as LossScaleOptimizer."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def keras_mask(tensor: Any) -> Any:
+    """Returns the mask that a layer attached to its output, or None."""
+    return getattr(tensor, "_keras_mask", None)

@@ -1,0 +1,16 @@
+"""The strategy of one device: TensorFlow's own default, a null object."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfdist import cluster
+
+
+def default_strategy() -> tf.distribute.Strategy:
+    """Returns TensorFlow's default strategy, under which Keras trains as without one.
+
+    A script written for several devices then runs unchanged on one.
+    """
+    cluster.install(cluster.Member())
+    return tf.distribute.get_strategy()

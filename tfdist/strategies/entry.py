@@ -1,0 +1,134 @@
+"""Where Keras's public methods meet a strategy: fit, evaluate, predict and save.
+
+Keras asks a strategy only for pieces. What concerns a whole call (do all ranks make
+it, with the same arguments and data; is the model under the strategy at all; who
+writes the files) needs the call itself, so the first strategy of a process wraps
+these public methods of `keras.Model`. Models under other strategies are untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist import cluster
+from tfdist.errors import explain
+from tfdist.strategies import chief_files, epochs, order
+from tfdist.strategies.training import KerasTraining, Phase, refuse_jit
+
+_WHOLE = ("fit", "evaluate", "predict")
+_BATCH = ("train_on_batch", "test_on_batch", "predict_on_batch")
+_SCALARS = ("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps")
+
+_strategy: weakref.ref[Any] | None = None  # the newest with more than one replica
+_wrapped = False
+
+
+def install(strategy: KerasTraining) -> None:
+    """Notes the strategy and wraps Keras's methods, once in a process."""
+    global _strategy, _wrapped
+    if strategy.num_replicas_in_sync > 1:  # type: ignore[attr-defined]
+        _strategy = weakref.ref(strategy)
+    if _wrapped:
+        return
+    for name in (*_WHOLE, *_BATCH):
+        setattr(keras.Model, name, _entered(getattr(keras.Model, name), name))
+    chief_files.install()
+    _wrapped = True
+
+
+def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+        strategy = model.distribute_strategy
+        if not isinstance(strategy, KerasTraining):
+            _refuse_outside(model)
+            return method(model, *args, **kwargs)
+        arguments = signature.bind(model, *args, **kwargs).arguments
+        if strategy._phases and strategy._phases[-1].name == "fit":
+            # Validation: `evaluate` on data that `fit` has prepared.
+            arguments.pop("x", None)
+        refuse_jit(model)
+        details = _details(arguments) if name in _WHOLE else None
+        phase = Phase(name, model, from_dataset=name in _WHOLE)
+        with strategy._phase(phase, details), contextlib.ExitStack() as stack:
+            for prepared in _preparations(strategy, model, name, arguments):
+                stack.enter_context(prepared)
+            return method(model, *args, **kwargs)
+
+    return call
+
+
+def _preparations(
+    strategy: Any, model: Any, name: str, arguments: dict[str, Any]
+) -> Iterator[Any]:
+    if name in ("fit", "evaluate"):
+        yield epochs.results_of_all_ranks(strategy, model, averaging=name == "fit")
+    if name == "fit":
+        epochs.note_plain_batch_norm(strategy, model)
+        if cluster.size() > 1:
+            yield order.shared_seed(strategy)
+
+
+def _details(arguments: dict[str, Any]) -> dict[str, str | int]:
+    """Describes a call: what must be equal on all ranks, and what must not be empty."""
+    details: dict[str, str | int] = {
+        name: str(arguments[name]) for name in _SCALARS if arguments.get(name)
+    }
+    for name in ("x", "y", "sample_weight"):
+        if arguments.get(name) is not None:
+            details[name] = _describe(arguments[name])
+    if details.get("x", "").__str__().endswith(_EMPTY):
+        raise ValueError(
+            explain(
+                "There is no data to go through",
+                received=f"x = {details['x']}",
+                expected="at least one batch",
+                hint="Check the path, the filter and the split of the dataset.",
+            )
+        )
+    return details
+
+
+_EMPTY = "no elements"
+
+
+def _describe(data: Any) -> str:
+    if isinstance(data, tf.data.Dataset):
+        length = int(data.cardinality())
+        text = f"tf.data.Dataset of {data.element_spec}, "
+        return text + (_EMPTY if length == 0 else f"cardinality {length}")
+    if isinstance(data, keras.utils.PyDataset):
+        return f"{type(data).__name__} of {data.num_batches} batches"
+    parts = [
+        f"{tuple(part.shape)} {part.dtype}" if hasattr(part, "dtype") else type(part)
+        for part in keras.tree.flatten(data)
+    ]
+    rows = [np.shape(part)[:1] for part in keras.tree.flatten(data)]
+    return f"{', '.join(map(str, parts))}{'' if (0,) not in rows else ', ' + _EMPTY}"
+
+
+def _refuse_outside(model: Any) -> None:
+    strategy = _strategy() if _strategy is not None else None
+    if strategy is None:
+        return
+    raise ValueError(
+        explain(
+            f"Model {model.name!r} was built outside the strategy's scope and would "
+            "train alone on every replica",
+            received="a model without a strategy",
+            expected=f"a model of {type(strategy).__name__} "
+            f"({strategy.num_replicas_in_sync} replicas)",
+            hint="Build and compile it inside `with strategy.scope():`.",
+        )
+    )

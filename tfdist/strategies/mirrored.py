@@ -1,0 +1,74 @@
+"""MirroredStrategy: all devices of one machine, driven by one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.distribute import mirrored_strategy
+
+from tfdist.errors import explain
+from tfdist.strategies import entry
+from tfdist.strategies.tensorflow_collectives import (
+    ExecutionOrderKeys,
+    LocalReplicas,
+    count_at_run_time,
+)
+from tfdist.strategies.training import KerasTraining
+
+
+class MirroredStrategy(KerasTraining, tf.distribute.MirroredStrategy):
+    """Trains one replica on each device of this machine, in one process.
+
+    `tf.distribute.MirroredStrategy` with Keras 3 repaired: gradient accumulation,
+    `steps_per_execution`, moving averages that overwrite the weights, clipping, loss
+    scaling and batches that do not divide evenly give the result of one device.
+
+    Args:
+        devices: The devices, such as `["GPU:0", "GPU:1"]`; default: all GPUs.
+
+    Raises:
+        ValueError: A device does not exist.
+
+    Example:
+        >>> strategy = tfdist.strategy("mirrored")
+        >>> with strategy.scope():
+        ...     model = keras.Sequential([...])
+    """
+
+    def __init__(self, devices: Sequence[str] | None = None) -> None:
+        _check_devices(devices)
+        tf.distribute.Strategy.__init__(self, _Extended(self, devices=devices))
+        self._connect(
+            rank=0,
+            size=1,
+            local_rank=0,
+            broadcast=lambda payload: payload,
+            unblock=None,
+            stall_timeout=None,
+        )
+        entry.install(self)
+
+
+class _Extended(LocalReplicas, mirrored_strategy.MirroredExtended):
+    def __init__(self, container: Any, devices: Sequence[str] | None) -> None:
+        super().__init__(container, devices=devices)
+        count_at_run_time(self._collective_ops, ExecutionOrderKeys())
+
+
+def _check_devices(devices: Sequence[str] | None) -> None:
+    known = [device.name for device in tf.config.list_logical_devices()]
+    for device in devices or ():
+        if not any(
+            name.lower().endswith(device.lower().removeprefix("/")) for name in known
+        ):
+            raise ValueError(
+                explain(
+                    "MirroredStrategy was given a device that does not exist",
+                    received=device,
+                    expected=f"some of {', '.join(known)}",
+                    hint="To split the CPU, call tf.config."
+                    "set_logical_device_configuration before anything else.",
+                )
+            )

@@ -1,0 +1,205 @@
+"""What a Keras step needs on a replica, added while it is traced.
+
+Everything is set on the model for the duration of one `strategy.run` and taken back:
+weights of the loss terms, seeds that differ between replicas, statistics that an
+empty replica must not touch, and logs that agree on all replicas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.gradients import keras_names, lanes, losses, shares
+from tfdist.gradients.collectives import replicas, sum_tensors
+from tfdist.seeding import replica_seed
+
+_ROLES = ("train_step", "test_step", "predict_step")
+
+
+def model_of(fn: Callable[..., Any]) -> tuple[keras.Model, str] | None:
+    """Returns (model, role) if `fn` is a bound step of a Keras model."""
+    fn = inspect.unwrap(fn)
+    owner, name = getattr(fn, "__self__", None), getattr(fn, "__name__", "")
+    if isinstance(owner, keras.Model) and name in _ROLES:
+        return owner, name
+    return None
+
+
+def replica_function(
+    fn: Callable[..., Any], model: keras.Model | None, role: str, equal: bool
+) -> Callable[..., Any]:
+    """Returns `fn` as one replica is to run it.
+
+    Args:
+        fn: The user's or Keras's function.
+        model: The Keras model whose step it is, if any.
+        role: "train_step", "test_step", "predict_step", or "" for a custom loop.
+        equal: Whether batches of a known size have that size on all replicas.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        replica = _replica_number()
+        data = (args, kwargs)
+        known = equal and not tf.executing_eagerly() and _static(data)
+        share = shares.Shares(data, equal=known, replica=replica)
+        with shares.entered(share):
+            kept = _kept_statistics(model, share) if role == "train_step" else []
+            outputs = fn(*args, **kwargs)
+            for variable, before in kept:
+                variable.assign(tf.where(share.has_examples(), variable, before))
+            if model is not None and role in ("train_step", "test_step"):
+                outputs = agreed_logs(model, outputs)
+            return outputs
+
+    return call
+
+
+@contextlib.contextmanager
+def instrumented(model: keras.Model | None) -> Iterator[None]:
+    """Makes the model's losses and random layers aware of the replica."""
+    with contextlib.ExitStack() as stack:
+        if model is not None:
+            for owner, name, value in _replacements(model):
+                stack.enter_context(_replaced(owner, name, value))
+        yield
+
+
+def agreed_logs(model: keras.Model, logs: Any) -> Any:
+    """Returns logs that are equal on all replicas; one collective per dtype.
+
+    Metrics are exact: their states are summed and the results computed from the
+    sums, as if one process had seen all examples. Other scalars (of a custom
+    `train_step`) are averaged, as Keras does. Vectors and tensors pass unchanged.
+    """
+    if replicas() == 1 or not isinstance(logs, dict):
+        return logs
+    variables = model.metrics_variables
+    others = {
+        key: tf.convert_to_tensor(value)
+        for key, value in logs.items()
+        if getattr(value, "shape", ()) == () and not isinstance(value, str)
+    }
+    states = [tf.convert_to_tensor(variable.value) for variable in variables]
+    sums = sum_tensors([*states, *others.values()], lanes.LOGS)
+    with keras.StatelessScope(
+        state_mapping=list(zip(variables, sums[: len(states)], strict=True))
+    ):
+        exact = type(model).get_metrics_result(model)
+    if set(exact) == set(logs):
+        return {key: exact[key] for key in logs}
+    averages = {
+        key: total / replicas() if total.dtype.is_floating else total // replicas()
+        for key, total in zip(others, sums[len(states) :], strict=True)
+    }
+    return {**logs, **averages, **{k: v for k, v in exact.items() if k in logs}}
+
+
+def _replica_number() -> int:
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return int(tf.get_static_value(number)) if tf.is_tensor(number) else int(number)
+
+
+def _static(data: Any) -> bool:
+    return all(
+        value.shape.rank == 0 or value.shape[0] is not None
+        for value in tf.nest.flatten(data)
+        if hasattr(value, "shape") and isinstance(value.shape, tf.TensorShape)
+    )
+
+
+def _kept_statistics(
+    model: keras.Model | None, share: shares.Shares
+) -> list[tuple[Any, tf.Tensor]]:
+    """Returns per-replica statistics and their values before the step.
+
+    The mean over no examples is NaN: an empty replica must keep its old statistics.
+    """
+    if model is None or share.equal:
+        return []
+    return [
+        (variable, tf.identity(variable.value))
+        for variable in replica_statistics(model)
+    ]
+
+
+def replica_statistics(model: keras.Model) -> list[Any]:
+    """Returns the moving statistics of plain (not synchronised) BatchNormalization."""
+    return [
+        variable
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and not layer.synchronized
+        and layer.built
+        for variable in layer.non_trainable_variables
+        if variable.dtype.startswith(("float", "bfloat"))
+    ]
+
+
+def _replacements(model: keras.Model) -> Iterator[tuple[Any, str, Any]]:
+    """Yields (object, attribute, value for the duration of the step)."""
+    if replicas() == 1:
+        return
+    keras_names.require(model, keras_names.MODEL)
+    summed: list[Any] = []
+    for layer in model._flatten_layers():
+        if layer.activity_regularizer is not None:
+            yield (
+                layer,
+                "activity_regularizer",
+                losses.recording_regularizer(layer.activity_regularizer, summed),
+            )
+        for value in list(vars(layer).values()):
+            if isinstance(value, keras.random.SeedGenerator):
+                yield value, "next", _replica_draw(value.next)
+    yield (
+        model,
+        "_aggregate_additional_loss",
+        losses.weigh_additional_loss(model._aggregate_additional_loss, summed),
+    )
+    trackers = [model._loss_tracker]
+    if model._compile_loss is not None:
+        yield model, "_compile_loss", losses.WeightedCompileLoss(model._compile_loss)
+        trackers.extend(model._compile_loss.metrics)
+    for tracker in trackers:
+        if tracker is not None:
+            yield tracker, "update_state", losses.correct_tracker(tracker.update_state)
+
+
+def _replica_draw(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a seed generator's `next` with other draws on every replica.
+
+    Its state stays equal everywhere, so files and comparisons of replicas need not
+    know; replica 0 draws what one process draws.
+    """
+
+    def draw_for_replica(*args: Any, **kwargs: Any) -> tf.Tensor:
+        seed = draw(*args, **kwargs)
+        share = shares.current()
+        if share is None or share.replica == 0:
+            return seed
+        key = [replica_seed(word, share.replica) for word in (0, 1)]
+        return tf.bitwise.bitwise_xor(seed, tf.constant(key, seed.dtype))
+
+    return draw_for_replica
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Sets an attribute past Keras's tracking, and restores it."""
+    attributes = vars(owner)
+    missing = object()
+    before = attributes.get(name, missing)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if before is missing:
+            del attributes[name]
+        else:
+            attributes[name] = before

@@ -1,0 +1,109 @@
+"""State that replicas share: sent from replica 0, averaged, or summed, in one go.
+
+Each function is called outside `strategy.run`, by all processes alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfdist.gradients import lanes
+from tfdist.gradients.collectives import replicas, sum_tensors
+
+
+def send_from_first(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:
+    """Gives every replica the values of replica 0, bit for bit.
+
+    The values travel as the sum of replica 0's bits and everyone else's zeros: one
+    collective for all dtypes and all strategies.
+
+    Args:
+        strategy: The strategy under which the variables were created.
+        variables: Keras variables with the same shapes and dtypes on all replicas.
+    """
+
+    def replica() -> None:
+        context = tf.distribute.get_replica_context()
+        is_first = tf.equal(context.replica_id_in_sync_group, 0)
+        own = [_to_bits(tf.convert_to_tensor(v.value)) for v in variables]
+        bits = [tf.where(is_first, value, tf.zeros_like(value)) for value in own]
+        for variable, total in zip(
+            variables, sum_tensors(bits, lanes.STATE), strict=True
+        ):
+            variable.assign(_from_bits(total, variable.value))
+
+    _run(strategy, replica)
+
+
+def average(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:
+    """Sets each float variable to its mean over all replicas."""
+
+    def replica() -> None:
+        values = [tf.convert_to_tensor(variable.value) for variable in variables]
+        for variable, total in zip(
+            variables, sum_tensors(values, lanes.STATE), strict=True
+        ):
+            variable.assign(total / replicas())
+
+    _run(strategy, replica)
+
+
+def sums(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> list[tf.Tensor]:
+    """Returns the sum over all replicas of each variable's replica-local value."""
+
+    def replica() -> list[tf.Tensor]:
+        values = [tf.convert_to_tensor(variable.value) for variable in variables]
+        return sum_tensors(values, lanes.STATE)
+
+    return [_first(strategy, total) for total in _run(strategy, replica)]
+
+
+def gather_integers(
+    strategy: tf.distribute.Strategy, value: int, rank: int, size: int
+) -> list[int]:
+    """Returns the integers that the processes pass, in the order of their ranks."""
+    own = np.zeros(size, np.int64)
+    own[rank] = value
+    per_process = max(strategy.num_replicas_in_sync // size, 1)
+
+    def replica() -> list[tf.Tensor]:
+        return sum_tensors([tf.constant(own)], lanes.STATE)
+
+    (total,) = _run(strategy, replica)
+    return [int(v) // per_process for v in _first(strategy, total).numpy()]
+
+
+def _run(strategy: tf.distribute.Strategy, replica: Callable[[], Any]) -> Any:
+    # Strategy's own `run`, past what tfdist adds for the user's functions.
+    @tf.function(autograph=False)
+    def program() -> Any:
+        return tf.distribute.Strategy.run(strategy, replica)
+
+    with tf.init_scope():
+        return program()
+
+
+def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:
+    return strategy.experimental_local_results(value)[0]
+
+
+def _to_bits(value: tf.Tensor) -> tf.Tensor:
+    if value.dtype.size >= 4:
+        return tf.bitcast(value, tf.int32)
+    if value.dtype == tf.bool:
+        return tf.cast(value, tf.int32)
+    narrow = tf.uint16 if value.dtype.size == 2 else tf.uint8
+    return tf.cast(tf.bitcast(value, narrow), tf.int32)
+
+
+def _from_bits(bits: tf.Tensor, like: Any) -> tf.Tensor:
+    if like.dtype.size >= 4:
+        return tf.bitcast(bits, like.dtype)
+    if like.dtype == tf.bool:
+        return tf.cast(bits, tf.bool)
+    narrow = tf.uint16 if like.dtype.size == 2 else tf.uint8
+    return tf.bitcast(tf.cast(bits, narrow), like.dtype)

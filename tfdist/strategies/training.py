@@ -1,0 +1,205 @@
+"""What Keras asks of a strategy, and how the exact gradient path gets in."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import cluster
+from tfdist.coordination import ledger as ledgers
+from tfdist.errors import explain
+from tfdist.gradients.attach import attach
+from tfdist.strategies import steps, synchronize
+
+# What TensorFlow's collectives cannot gather travels in a wider type.
+_GATHERED_AS = {
+    tf.bfloat16: tf.float32,
+    tf.bool: tf.int32,
+    tf.int8: tf.int32,
+    tf.int16: tf.int32,
+    tf.uint8: tf.int32,
+    tf.uint16: tf.int32,
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What this process is in the middle of."""
+
+    name: str  # "fit", "evaluate", "predict", "train_on_batch", ...
+    model: Any
+    from_dataset: bool  # batches come from a dataset whose shapes all ranks share
+
+
+class KerasTraining:
+    """Mixed into every tfdist strategy, before TensorFlow's own class."""
+
+    _phases: tuple[Phase, ...] = ()
+    _ledger: ledgers.Ledger = ledgers.NullLedger()
+
+    def _connect(
+        self,
+        *,
+        rank: int,
+        size: int,
+        local_rank: int,
+        broadcast: Callable[[bytes], bytes],
+        unblock: Callable[[], object] | None,
+        stall_timeout: float | None,
+    ) -> None:
+        """Joins this process to the others of the job."""
+        self._phases = ()
+        self._sent: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        options = {} if stall_timeout is None else {"stall_timeout": stall_timeout}
+        self._ledger = ledgers.start(rank, size, broadcast, unblock=unblock, **options)
+        cluster.install(
+            cluster.Member(
+                rank,
+                size,
+                local_rank,
+                lambda name, timeout: self._ledger.agree(
+                    f"barrier {name!r}", timeout=timeout
+                ),
+            )
+        )
+        if size > 1 and rank > 0:
+            # One progress bar: the chief's.
+            keras.utils.disable_interactive_logging()
+
+    def gather_integers(self, value: int) -> list[int]:
+        """Returns the integers that the processes pass, in the order of their ranks."""
+        return synchronize.gather_integers(self, value, cluster.rank(), cluster.size())
+
+    def run(
+        self,
+        fn: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
+        options: Any = None,
+    ) -> Any:
+        """Runs `fn` on every replica, with the exact gradient path for Keras's steps.
+
+        See `tf.distribute.Strategy.run`. For `model.train_step` the path is attached
+        to the model's optimizer; for a function of your own call
+        `tfdist.gradients.attach(optimizer)`.
+        """
+        phase = self._phases[-1] if self._phases else None
+        model, role = steps.model_of(fn) or (None, "")
+        if model is not None and role == "train_step" and model.optimizer is not None:
+            with self.scope():
+                attach(model.optimizer, model)
+        if model is None and phase is not None:
+            model = phase.model
+        equal = phase is None or phase.from_dataset
+        # As TensorFlow's `run` does it; our own wrapper needs no conversion.
+        control = tf.__internal__.autograph.control_status_ctx()
+        fn = tf.__internal__.autograph.tf_convert(fn, control, convert_by_default=False)
+        replica_fn = tf.autograph.experimental.do_not_convert(
+            steps.replica_function(fn, model, role, equal)
+        )
+        self._send_state(model)
+        with self.scope(), steps.instrumented(model):
+            result = super().run(replica_fn, args=args, kwargs=kwargs, options=options)
+        self._send_state(model)
+        return result
+
+    def reduce(self, reduce_op: Any, value: Any, axis: Any = None) -> Any:
+        """Reduces a value over replicas; see `tf.distribute.Strategy.reduce`.
+
+        Accepts what Keras 3 passes as well (keras#20585, tensorflow#72388): a
+        structure of input batches, of which it needs only shapes and dtypes; and
+        scalar logs with `axis=0`, which `run` has already made equal everywhere.
+        """
+        if isinstance(value, tuple | list | dict):
+            return tf.nest.map_structure(self._first_result, value)
+        first = self._first_result(value)
+        if axis is not None and getattr(first, "shape", None) == ():
+            return first
+        return super().reduce(reduce_op, value, axis=axis)
+
+    def gather(self, value: Any, axis: int) -> Any:
+        """Joins the replicas' tensors; see `tf.distribute.Strategy.gather`."""
+        dtype = tf.as_dtype(self._first_result(value).dtype)
+        if dtype not in _GATHERED_AS:
+            return super().gather(value, axis)
+        wide = _GATHERED_AS[dtype]
+        local = self.experimental_local_results(value)
+        value = self._regroup([tf.cast(part, wide) for part in local])
+        return tf.cast(super().gather(value, axis), dtype)
+
+    def _regroup(self, parts: list[Any]) -> Any:
+        if len(parts) == 1:
+            return parts[0]
+        return self.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group % len(parts)]
+        )
+
+    def _first_result(self, value: Any) -> Any:
+        return self.experimental_local_results(value)[0]
+
+    def _send_state(self, model: Any) -> None:
+        """Starts a model from rank 0's weights, once it is built."""
+        if model is None or not model.built or cluster.size() == 1:
+            return
+        optimizer = [] if model.optimizer is None else model.optimizer.variables
+        metrics = {id(variable) for variable in model.metrics_variables}
+        new = [
+            variable
+            for variable in [*model.variables, *optimizer]
+            if id(variable) not in metrics and self._sent.get(id(variable)) is None
+        ]
+        if not new:
+            return
+        with tf.init_scope():
+            self._ledger.agree("start from rank 0's weights", _fingerprint(model, new))
+            synchronize.send_from_first(self, new)
+        self._sent.update((id(variable), variable) for variable in new)
+
+    @contextlib.contextmanager
+    def _phase(self, phase: Phase, details: dict[str, Any] | None) -> Iterator[None]:
+        """Enters a phase with all ranks, and says why if a collective fails in it."""
+        if details is not None:
+            self._ledger.agree(phase.name, details)
+        self._ledger.activity(phase.name)
+        self._phases = (*self._phases, phase)
+        try:
+            yield
+        except (tf.errors.OpError, KeyboardInterrupt) as error:
+            verdict = self._ledger.diagnose()
+            if verdict is None or isinstance(error, KeyboardInterrupt):
+                raise
+            raise verdict from error
+        finally:
+            self._phases = self._phases[:-1]
+
+
+def _fingerprint(model: Any, variables: list[Any]) -> dict[str, str]:
+    """Returns what has to be equal on all ranks before weights can be sent."""
+    optimizer = model.optimizer
+    details = {
+        f"variable {number}": f"{tuple(variable.shape)} {variable.dtype}"
+        for number, variable in enumerate(variables)
+    }
+    if optimizer is not None:
+        details["optimizer"] = type(optimizer).__name__
+    return details
+
+
+def refuse_jit(model: Any) -> None:
+    """Raises ValueError if the model asks for XLA."""
+    if model.compiled and model.jit_compile:
+        raise ValueError(
+            explain(
+                "jit_compile=True cannot be used under a tfdist strategy",
+                received="model.jit_compile = True",
+                expected="False: XLA cannot compile the collectives of Horovod, nor "
+                "TensorFlow's on CPUs",
+                hint="Leave jit_compile out of model.compile().",
+            )
+        )

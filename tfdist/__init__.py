@@ -1,19 +1,23 @@
 """tfdist: Keras 3 on several devices, with the result of one.
 
-    strategy = tfdist.strategy("auto")
-    with strategy.scope():
-        model = keras.Sequential([...])
-        model.compile("adam", "mse")
-    model.fit(dataset)  # batches of the global batch size
+strategy = tfdist.strategy("auto")
+with strategy.scope():
+model = keras.Sequential([...])
+model.compile("adam", "mse")
+model.fit(dataset)  # batches of the global batch size
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
-if importlib.util.find_spec("tensorflow") is None:
+# The command line starts without TensorFlow and says itself what is missing.
+_is_program = Path(sys.argv[0]).stem == "tfdist"
+if importlib.util.find_spec("tensorflow") is None and not _is_program:
     raise ImportError(
         "tfdist needs TensorFlow, which is not installed.\n"
         "HINT: pip install 'tfdist[cpu]', or 'tfdist[gpu]' on a machine with GPUs."

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfdist.coordination.limits import Limits
 from tfdist.coordination.wire import Message, WireError
-from tfdist.coordination.wording import differences, group, name_ranks, short
+from tfdist.coordination.wording import HINT_LOST, differences, group, name_ranks, short
 
 _SHOWN_VERSIONS = 8  # different versions of an entry whose details are fetched
 _VERDICT_TEXT = 8000  # characters; escaped they still fit into one line
@@ -82,7 +82,7 @@ class Judge:
         if self._ranks[rank].ended:
             return
         self._end(rank, "was lost (its process died or its connection broke)", now)
-        self._decide("RankLostError", f"Rank {rank} {self._epitaph(rank)}.")
+        self._decide("RankLostError", f"Rank {rank} {self._epitaph(rank)}.{HINT_LOST}")
 
     def receive(self, rank: int, message: Message, now: float) -> None:
         """Takes a rank's message.
@@ -204,7 +204,7 @@ class Judge:
         elsewhere = [rank for rank in missing if self._is_elsewhere(rank, now)]
         if ended:
             who = "; ".join(f"rank {rank} {self._epitaph(rank)}" for rank in ended)
-            self._decide("RankLostError", f"{who}; {waits}.")
+            self._decide("RankLostError", f"{who}; {waits}.{HINT_LOST}")
         elif waited >= self._limits.disagreement and elsewhere:
             who = "; ".join(
                 f"rank {rank} has been inside '{short(self._ranks[rank].activity)}' "

@@ -24,7 +24,7 @@ from tfdist.coordination.limits import Limits, stall_limit
 from tfdist.coordination.link import Link, connect
 from tfdist.coordination.server import Server
 from tfdist.coordination.watchdog import Pulse, Watchdog
-from tfdist.coordination.wording import name_ranks, short
+from tfdist.coordination.wording import HINT_LOST, short
 from tfdist.errors import RankLostError, StallError, TfdistError, explain
 
 _BACKUP = 2.0  # seconds after which a silent server itself is the stall
@@ -83,7 +83,10 @@ class Ledger(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Announces this rank's normal end; takes at most 2 s; may be repeated."""
+        """Announces this rank's normal end; may be repeated.
+
+        Takes at most 2 s; after an abort, as long as `unblock` takes, at most 10 s.
+        """
 
 
 class NullLedger(Ledger):
@@ -184,10 +187,7 @@ class JobLedger(Ledger):
         ended = self._link.ended()
         if failure is None and ended:
             who = "; ".join(f"rank {rank} {how}" for rank, how in ended.items())
-            failure = RankLostError(
-                f"{who}.\nHINT: {name_ranks(ended)} left the training early: give "
-                "every rank the same number of steps, and look at its own output."
-            )
+            failure = RankLostError(f"{who}.{HINT_LOST}")
         return failure
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from tfdist.coordination.handshake import introduce
 from tfdist.coordination.loop import Loop
 from tfdist.coordination.server import enable_keepalive
 from tfdist.coordination.wire import MAX_LINE, Channel, Message, WireError, encode
-from tfdist.coordination.wording import short
+from tfdist.coordination.wording import HINT_LOST, short
 from tfdist.errors import TfdistError, explain
 
 _ATTEMPT = 3.0  # seconds for one address to accept, and again to greet
@@ -188,4 +188,5 @@ class Link:
 
     def _lose_rank_0(self) -> None:
         if self._verdict is None:
-            self._verdict = errors.RankLostError, f"Rank 0 {self._ended[0]}."
+            text = f"Rank 0 {self._ended[0]}.{HINT_LOST}"
+            self._verdict = errors.RankLostError, text

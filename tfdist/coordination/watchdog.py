@@ -7,7 +7,6 @@ and after a verdict makes the call end and the verdict appear in its place.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
+from tfdist.coordination.interrupt import raise_in_main_thread
 from tfdist.coordination.limits import Limits
 from tfdist.errors import TfdistError
 
@@ -69,7 +69,6 @@ class Watchdog:
         unblock: Makes pending collectives of this process fail (Horovod's
             `shutdown`, say); called from a thread of its own, as it may hang.
         is_call: Tells from the innermost frame whether TensorFlow executes.
-        thread: The identifier of the thread to watch; the main thread by default.
     """
 
     def __init__(
@@ -80,7 +79,6 @@ class Watchdog:
         failure: Callable[[], TfdistError | None],
         unblock: Callable[[], object] | None = None,
         is_call: Callable[[FrameType], bool] = tensorflow_call,
-        thread: int | None = None,
     ):
         self._rank = rank
         self._limits = limits
@@ -88,11 +86,12 @@ class Watchdog:
         self._failure = failure
         self._unblock = unblock
         self._is_call = is_call
-        self._watched = thread or threading.main_thread().ident or 0
+        self._main = threading.main_thread().ident or 0
         self._call: FrameType | None = None
         self._calls = 0
         self._since = self._computed = time.monotonic()
         self._compute_seconds = 0.0
+        self._unblocking: threading.Thread | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="tfdist-ledger-watchdog", daemon=True
@@ -100,10 +99,13 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """Ends the thread; after an abort only when `unblock` has returned, too."""
         self._stopped.set()
         if self._thread is not threading.current_thread():
             self._thread.join(0.4)
+        if self._unblocking is not None:
+            # Horovod's own farewell at exit hangs while another shutdown runs.
+            self._unblocking.join(self._limits.leave)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._limits.tick):
@@ -133,23 +135,32 @@ class Watchdog:
         return Pulse(self._calls, now - self._since, now - self._computed)
 
     def _present_call(self) -> FrameType | None:
-        frame = sys._current_frames().get(self._watched)
+        frame = sys._current_frames().get(self._main)
         return frame if frame is not None and self._is_call(frame) else None
 
     def _abort(self, error: TfdistError) -> None:
-        """Raises `error` in the watched thread, or ends the process."""
+        """Raises `error` in the main thread, or ends the process."""
         aborted = self._call
-        raise_in_thread(self._watched, error)
-        if self._unblock is not None:
-            threading.Thread(
+        raise_in_main_thread(error)
+        # Freeing this rank frees the others as well; by then their watchdogs have
+        # seen the verdict too, and it takes the place of the error from C++.
+        if self._leaves(aborted, 2 * self._limits.tick):
+            return
+        if self._unblock is not None and self._unblocking is None:
+            self._unblocking = threading.Thread(
                 target=self._unblock, name="tfdist-ledger-unblock", daemon=True
-            ).start()
-        deadline = time.monotonic() + self._limits.leave
-        while time.monotonic() < deadline and not self._stopped.wait(0.05):
-            if self._present_call() is not aborted:
-                return
-        if not self._stopped.is_set():
+            )
+            self._unblocking.start()
+        if not self._leaves(aborted, self._limits.leave):
             self._end_process(error)
+
+    def _leaves(self, call: FrameType | None, seconds: float) -> bool:
+        """Waits for the main thread to leave a call; True if it did, or at `stop`."""
+        deadline = time.monotonic() + seconds
+        while self._present_call() is call and not self._stopped.wait(0.05):
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
     def _end_process(self, error: TfdistError) -> None:
         stream = sys.__stderr__
@@ -163,29 +174,6 @@ class Watchdog:
             )
             faulthandler.dump_traceback(stream)
         os._exit(EXIT_CODE)
-
-
-def raise_in_thread(thread: int, error: TfdistError) -> None:
-    """Makes `error` appear in another thread as soon as that runs Python code.
-
-    CPython takes only a class here, so the message is put into a class that is
-    made for this one error.
-
-    Args:
-        thread: The thread's identifier.
-        error: What to raise there; its class and its text are kept.
-    """
-    cause, text = type(error), str(error)
-
-    class Verdict(cause):  # type: ignore[misc, valid-type]
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*(arguments or (text,)))
-
-    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
-        setattr(Verdict, name, getattr(cause, name))
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), ctypes.py_object(Verdict)
-    )
 
 
 def compute_seconds() -> float:

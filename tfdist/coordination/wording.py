@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping
 _SHOWN_DIFFERENCES = 5
 _SHOWN_TEXT = 200  # characters
 
+HINT_LOST = (
+    "\nHINT: Look at that rank's own output; if it ended by itself, give every rank "
+    "the same number of steps and the same calls."
+)
+
 
 def name_ranks(ranks: Iterable[int]) -> str:
     """Returns "rank 1", "ranks 0,2" or "ranks 0-3,6".

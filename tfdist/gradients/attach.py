@@ -60,7 +60,6 @@ def attach(
         return optimizer
     base = keras_names.innermost(optimizer)
     keras_names.require(base, keras_names.OPTIMIZER)
-    _check_scope(base)
     # Bypasses Keras's attribute tracking, which would look for variables in it.
     object.__setattr__(optimizer, _MARK, GradientPath(optimizer, base, model))
     return optimizer
@@ -72,6 +71,7 @@ class GradientPath:
     def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
         self._model = weakref.ref(model) if model is not None else None
         self._reductions = 0
+        self._base = base
         self._clip: Callable[[Gradients], Gradients] = base._clip_gradients
         self._apply = optimizer.apply
         # Keras clips, then sums over replicas. Clipping has to see the sum, so the
@@ -105,6 +105,7 @@ class GradientPath:
     def _weigh_and_apply(
         self, gradients: Gradients, trainable_variables: Any = None
     ) -> Any:
+        _check_scope(self._base)
         before = self._reductions
         result = self._apply(_weigh(gradients), trainable_variables)
         # Eagerly, an accumulating micro-step rightly sums nothing.

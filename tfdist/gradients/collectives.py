@@ -89,7 +89,10 @@ def sum_slices(slices: Sequence[tf.IndexedSlices]) -> list[tf.IndexedSlices]:
                 _WIRE.get(dtype, dtype),
             ),
             tf.concat(
-                [tf.cast(m.indices, tf.int64) + starts[i] for i, m in enumerate(members)],
+                [
+                    tf.cast(m.indices, tf.int64) + starts[i]
+                    for i, m in enumerate(members)
+                ],
                 0,
             ),
             tf.concat([ends[-1:], tf.cast(members[0].dense_shape[1:], tf.int64)], 0),

@@ -90,6 +90,7 @@ class WeightedCompileLoss:
         return getattr(self._compile_loss, name)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the weighted loss of this replica; see `CompileLoss`."""
         share = shares.current()
         if share is None:
             return self._compile_loss(y_true, y_pred, sample_weight)
@@ -223,9 +224,25 @@ def correct_tracker(update_state: Callable[..., Any]) -> Callable[..., Any]:
 
     def update(value: Any, sample_weight: Any = None) -> Any:
         share = shares.current()
-        weight = share.example_weight() if share is not None else None
+        weight = None
+        if share is not None:
+            share.loss_is_tracked = True
+            weight = share.example_weight()
         if weight is not None and sample_weight is not None:
             value = tf.math.divide_no_nan(value, tf.cast(weight, value.dtype))
         return update_state(value, sample_weight=sample_weight)
 
     return update
+
+
+def noting_total(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a model's `compute_loss` that notes its results with the replica."""
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        loss = compute_loss(*args, **kwargs)
+        share = shares.current()
+        if share is not None:
+            share.loss_totals.append(loss)
+        return loss
+
+    return compute

@@ -35,13 +35,15 @@ class Shares:
     def __init__(self, data: Any, *, equal: bool, replica: int) -> None:
         self.replica = replica
         self.losses_are_weighted = False  # set by whoever weights terms of the loss
+        self.loss_is_tracked = False  # set when Keras records the loss itself
+        self.loss_totals: list[tf.Tensor] = []  # results of `compute_loss`
         first = next(
             (t for t in tf.nest.flatten(data, expand_composites=False) if _has_rows(t)),
             None,
         )
         self._equal = equal or first is None or replicas() == 1
-        self._rows = None if self._equal else tf.cast(_rows(first), tf.float32)
-        self._all_rows: tf.Tensor | None = None
+        self._rows: Any = None if self._equal else tf.cast(_rows(first), tf.float32)
+        self._all_rows: Any = None
 
     @property
     def equal(self) -> bool:

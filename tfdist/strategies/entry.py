@@ -35,7 +35,7 @@ _wrapped = False
 def install(strategy: KerasTraining) -> None:
     """Notes the strategy and wraps Keras's methods, once in a process."""
     global _strategy, _wrapped
-    if strategy.num_replicas_in_sync > 1:  # type: ignore[attr-defined]
+    if strategy.num_replicas_in_sync > 1:
         _strategy = weakref.ref(strategy)
     if _wrapped:
         return

@@ -61,8 +61,7 @@ def note_plain_batch_norm(strategy: Any, model: Any) -> None:
     plain = [
         layer.name
         for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and not layer.synchronized
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
     ]
     if plain:
         _logger.warning(

@@ -180,14 +180,17 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
 
     @property
     def experimental_between_graph(self) -> bool:
+        """Every process traces its own program."""
         return True
 
     @property
     def should_checkpoint(self) -> bool:
+        """Only the chief writes."""
         return self._horovod.rank() == 0
 
     @property
     def should_save_summary(self) -> bool:
+        """Only the chief writes."""
         return self._horovod.rank() == 0
 
 

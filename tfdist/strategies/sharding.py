@@ -128,7 +128,9 @@ def _slice(value: Any, replicas: int, replica: int) -> Any:
     if rows is None or rows % replicas:
         # Hides a known size: replicas with different static sizes would trace
         # different programs.
-        rows = value.nrows() if isinstance(value, tf.RaggedTensor) else tf.shape(value)[0]
+        rows = (
+            value.nrows() if isinstance(value, tf.RaggedTensor) else tf.shape(value)[0]
+        )
         rows = tf.compat.v1.placeholder_with_default(rows, [])
     return value[rows * replica // replicas : rows * (replica + 1) // replicas]
 
@@ -154,7 +156,9 @@ def _without_batch_size(dataset: tf.data.Dataset) -> tf.data.Dataset:
         rows = tf.compat.v1.placeholder_with_default(tf.shape(value)[0], [])
         return value[:rows]
 
-    return dataset.map(lambda *b: tf.nest.map_structure(hide, b[0] if len(b) == 1 else b))
+    return dataset.map(
+        lambda *b: tf.nest.map_structure(hide, b[0] if len(b) == 1 else b)
+    )
 
 
 def _empty_batch(spec: Any) -> Any:

@@ -74,30 +74,41 @@ def agreed_logs(model: keras.Model, logs: Any) -> Any:
     """Returns logs that are equal on all replicas; one collective per dtype.
 
     Metrics are exact: their states are summed and the results computed from the
-    sums, as if one process had seen all examples. Other scalars (of a custom
-    `train_step`) are averaged, as Keras does. Vectors and tensors pass unchanged.
+    sums, as if one process had seen all examples. The value of `compute_loss`, which
+    holds the replica's share, is summed. Other scalars of a custom `train_step` are
+    averaged, as Keras does. Vectors and tensors pass unchanged.
     """
     if replicas() == 1 or not isinstance(logs, dict):
         return logs
+    share = shares.current()
     variables = model.metrics_variables
-    others = {
-        key: tf.convert_to_tensor(value)
-        for key, value in logs.items()
-        if getattr(value, "shape", ()) == () and not isinstance(value, str)
-    }
+    scalars = [value for value in tf.nest.flatten(logs) if _is_scalar(value)]
     states = [tf.convert_to_tensor(variable.value) for variable in variables]
-    sums = sum_tensors([*states, *others.values()], lanes.LOGS)
+    sums = sum_tensors([*states, *scalars], lanes.LOGS)
     with keras.StatelessScope(
         state_mapping=list(zip(variables, sums[: len(states)], strict=True))
     ):
         exact = type(model).get_metrics_result(model)
-    if set(exact) == set(logs):
-        return {key: exact[key] for key in logs}
-    averages = {
-        key: total / replicas() if total.dtype.is_floating else total // replicas()
-        for key, total in zip(others, sums[len(states) :], strict=True)
+    if share is not None and not share.loss_is_tracked:
+        exact.pop("loss", None)
+    totals = [] if share is None else share.loss_totals
+    agreed = {
+        id(value): total
+        if any(value is loss for loss in totals)
+        else tf.cast(total / replicas(), total.dtype)
+        for value, total in zip(scalars, sums[len(states) :], strict=True)
     }
-    return {**logs, **averages, **{k: v for k, v in exact.items() if k in logs}}
+
+    def resolve(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: resolve(name, part) for name, part in value.items()}
+        return exact.get(key, agreed.get(id(value), value))
+
+    return resolve("", logs)
+
+
+def _is_scalar(value: Any) -> bool:
+    return tf.is_tensor(value) and value.shape.rank == 0 and value.dtype != tf.string
 
 
 def _replica_number() -> int:
@@ -162,6 +173,7 @@ def _replacements(model: keras.Model) -> Iterator[tuple[Any, str, Any]]:
         "_aggregate_additional_loss",
         losses.weigh_additional_loss(model._aggregate_additional_loss, summed),
     )
+    yield model, "compute_loss", losses.noting_total(model.compute_loss)
     trackers = [model._loss_tracker]
     if model._compile_loss is not None:
         yield model, "_compile_loss", losses.WeightedCompileLoss(model._compile_loss)

@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -37,11 +37,16 @@ class Phase:
     from_dataset: bool  # batches come from a dataset whose shapes all ranks share
 
 
-class KerasTraining:
+# At run time the strategy's own class follows in the order of the bases.
+_Strategy: Any = tf.distribute.Strategy if TYPE_CHECKING else object
+
+
+class KerasTraining(_Strategy):
     """Mixed into every tfdist strategy, before TensorFlow's own class."""
 
     _phases: tuple[Phase, ...] = ()
     _ledger: ledgers.Ledger = ledgers.NullLedger()
+    _sent: weakref.WeakValueDictionary[int, Any]  # variables that have rank 0's values
 
     def _connect(
         self,
@@ -55,9 +60,10 @@ class KerasTraining:
     ) -> None:
         """Joins this process to the others of the job."""
         self._phases = ()
-        self._sent: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        options = {} if stall_timeout is None else {"stall_timeout": stall_timeout}
-        self._ledger = ledgers.start(rank, size, broadcast, unblock=unblock, **options)
+        self._sent = weakref.WeakValueDictionary()
+        self._ledger = ledgers.start(
+            rank, size, broadcast, unblock=unblock, stall_timeout=stall_timeout
+        )
         cluster.install(
             cluster.Member(
                 rank,

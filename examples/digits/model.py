@@ -1,0 +1,37 @@
+"""A small convolutional network for 8x8 images of digits."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+BATCH_SIZE = 64  # images in one step over all replicas
+EPOCHS = 20
+
+
+def build(steps: int) -> keras.Model:
+    """Returns the compiled, untrained network.
+
+    Args:
+        steps: Optimizer steps in the whole training, over which Adam's rate falls
+            to zero along a cosine.
+    """
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(10),
+        ]
+    )
+    network.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return network

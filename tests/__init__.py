@@ -1,0 +1,1 @@
+"""tfdist's tests: unit (one process), parallel (every strategy), integration."""

@@ -1,0 +1,122 @@
+"""Print the feature matrix, measured now: features x strategies.
+
+All rows and modes, with `--write` into docs/matrix.md; or a few of them:
+
+    python -m tests.parallel.matrix
+    python -m tests.parallel.matrix --modes horovod-gloo --rows 'accum*'
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.parallel.compare import Verdict, judge, read_outcomes
+from tests.parallel.launch import ROOT, launch_all
+from tests.parallel.modes import MODES, REFERENCE
+from tests.parallel.registry import Row, load_rows
+
+Table = dict[str, dict[str, Verdict]]  # row, mode -> verdict
+
+LEGEND = """\
+Every cell is a training run, compared with one process on the same global batches.
+
+- **=** all ranks are bit-identical, and weights, optimizer state, history, `evaluate` \
+and `predict` equal one process (1e-5; rows in 16 bits have the tolerance of their \
+format)
+- **differs** by the largest relative difference found (no number: another assertion \
+of the row fails); **ranks differ**: the ranks or replicas end with different weights
+- **error**, **hangs**, **crashed**: no result; **refused**: a clear error says why
+"""
+
+
+def measure(modes: Sequence[str], rows: Mapping[str, Row], out: Path) -> Table:
+    """Run the rows under the reference and the modes, and compare."""
+    names = list(dict.fromkeys([REFERENCE, *modes]))
+    for mode, seconds in launch_all({mode: list(rows) for mode in names}, out).items():
+        print(f"{mode}: {len(rows)} rows in {seconds:.0f} s", file=sys.stderr)
+    return {
+        name: {mode: verdict(mode, row, out) for mode in names}
+        for name, row in rows.items()
+    }
+
+
+def verdict(mode: str, row: Row, out: Path) -> Verdict:
+    """Compare one cell's ranks with one another and with the reference."""
+    reference = read_outcomes(MODES[REFERENCE], row.name, out / REFERENCE)[0]
+    return judge(row, read_outcomes(MODES[mode], row.name, out / mode), reference)
+
+
+def cell(found: Verdict) -> str:
+    """Return the text of one cell."""
+    if found.kind == "equal":
+        return "="
+    if math.isfinite(found.difference) and found.difference > 0.0:
+        return f"{found.kind} {found.difference:.0e}"
+    return found.kind
+
+
+def brief(detail: str, width: int = 300) -> str:
+    """Return the detail on one line; the logs hold all of it."""
+    return " ".join(detail.split())[:width]
+
+
+def markdown(table: Table, rows: Mapping[str, Row], modes: Sequence[str]) -> str:
+    """Return the table, a heading for each group of rows, and the count of equals."""
+    lines = [LEGEND]
+    header = ["feature", *(MODES[mode].title for mode in modes)]
+    lines.append("| " + " | ".join(header) + " |")
+    lines.append("|---" * len(header) + "|")
+    group = None
+    for name, verdicts in table.items():
+        if rows[name].group != group:
+            group = rows[name].group
+            lines.append(f"| **{group}** |" + " |" * len(modes))
+        cells = [cell(verdicts[mode]) for mode in modes]
+        lines.append("| " + " | ".join([rows[name].title, *cells]) + " |")
+    counts = [
+        f"{sum(verdicts[mode].allowed for verdicts in table.values())} of {len(table)}"
+        for mode in modes
+    ]
+    lines.append("| **right** | " + " | ".join(counts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run, print, and return 1 if a mode of tfdist has a cell that is not allowed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    everything = [name for name in MODES if name != REFERENCE]
+    parser.add_argument("--modes", default=",".join(everything))
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN")
+    parser.add_argument("--out", type=Path, help="keep results and logs here")
+    parser.add_argument("--write", action="store_true", help="write docs/matrix.md")
+    options = parser.parse_args()
+    modes = options.modes.split(",")
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown:
+        parser.error(f"unknown modes {unknown}; known: {', '.join(MODES)}")
+    rows = load_rows(options.rows)
+    out = options.out or Path(tempfile.mkdtemp(prefix="tfdist-matrix-"))
+    table = measure(modes, rows, out)
+    text = markdown(table, rows, modes)
+    print(text)
+    wrong = 0
+    for name, verdicts in table.items():
+        for mode, found in verdicts.items():
+            if not found.allowed:
+                wrong += not MODES[mode].peer
+                print(f"{mode} {name}: {found.kind}: {brief(found.detail)}")
+    print(f"results and logs: {out}")
+    if options.write:
+        page = ROOT / "docs" / "matrix.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(f"# The feature matrix\n\n{text}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

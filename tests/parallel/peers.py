@@ -1,0 +1,62 @@
+"""Stock Horovod as its documentation ports a Keras script, for the comparison.
+
+`hvd.DistributedOptimizer`, a broadcast, and data sharded by hand. The port happens
+inside `compile` and `fit`, so that rows are not written twice. What of Horovod raises
+under Keras 3 is left out or repaired, as a patient user would do it, so that the table
+shows how it trains:
+
+- BroadcastGlobalVariablesCallback ('Variable' object has no attribute 'ref'): the
+  broadcast is done by hand;
+- MetricAverageCallback ('keras.backend' has no attribute 'constant'): left out, the
+  history is each rank's own;
+- DistributedOptimizer.variables ('list' object is not callable): Keras's own.
+"""
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def use_stock_horovod() -> None:
+    """Make `compile` and `fit` in this process do what a user of Horovod writes."""
+    import horovod.tensorflow
+    import horovod.tensorflow.keras as hvd
+
+    hvd.init()
+    compile_model, fit_model = keras.Model.compile, keras.Model.fit
+
+    @functools.wraps(compile_model)
+    def compile_with_horovod(
+        self: keras.Model, optimizer: Any = "rmsprop", *arguments: Any, **options: Any
+    ) -> None:
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.get(optimizer))
+        type(optimizer).variables = keras.optimizers.Optimizer.variables
+        compile_model(self, optimizer, *arguments, **options)
+
+    @functools.wraps(fit_model)
+    def fit_with_horovod(
+        self: keras.Model, x: Any = None, y: Any = None, **options: Any
+    ) -> keras.callbacks.History:
+        callbacks = [
+            keras.callbacks.LambdaCallback(on_train_begin=lambda logs: broadcast(self)),
+            *options.pop("callbacks", ()),
+        ]
+        if isinstance(x, tf.data.Dataset):
+            x = x.map(lambda *batch: tf.nest.map_structure(own_part, batch))
+        else:
+            x, y = tf.nest.map_structure(own_part, (x, y))
+            if "sample_weight" in options:
+                options["sample_weight"] = own_part(options["sample_weight"])
+            options["batch_size"] = options.get("batch_size", 32) // hvd.size()
+        return fit_model(self, x, y, callbacks=callbacks, **options)
+
+    def broadcast(model: keras.Model) -> None:
+        horovod.tensorflow.broadcast_variables([v.value for v in model.weights], 0)
+
+    def own_part(array: Any) -> Any:
+        return None if array is None else array[hvd.rank() :: hvd.size()]
+
+    keras.Model.compile = compile_with_horovod
+    keras.Model.fit = fit_with_horovod

@@ -1,0 +1,18 @@
+"""One file of rows for each group of the table."""
+
+ORDER = (
+    "fitting",
+    "data",
+    "models",
+    "losses",
+    "partial_batches",
+    "optimizers",
+    "gradients",
+    "precision",
+    "averaging",
+    "execution",
+    "layers",
+    "callbacks",
+    "files",
+    "custom_loops",
+)

@@ -1,0 +1,65 @@
+"""How Keras runs the steps: several an execution, eagerly, compiled by XLA."""
+
+from typing import Any
+
+import keras
+
+from tests.parallel.registry import Results, row
+from tests.parallel.setting import Setting
+from tests.parallel.training import regression, sgd, train
+
+
+def four_a_time(setting: Setting, rows: int, **options: Any) -> Results:
+    """Fit, evaluate and predict, four steps an execution."""
+    return train(
+        setting,
+        data=regression(rows),
+        compiled={"steps_per_execution": 4, "metrics": ["mae"]},
+        **options,
+    )
+
+
+@row("steps_per_execution 4, 6 steps: fit, evaluate, predict")
+def steps_per_execution(setting: Setting) -> Results:
+    return four_a_time(setting, 96, evaluate=True, predict=True)
+
+
+@row("steps_per_execution 4, a partial last batch, validation")
+def steps_per_execution_partial(setting: Setting) -> Results:
+    return four_a_time(setting, 89, validation_data=regression(89), predict=True)
+
+
+@row("steps_per_execution 4, accumulation 2, clipping")
+def steps_per_execution_accumulation(setting: Setting) -> Results:
+    return four_a_time(
+        setting,
+        96,
+        optimizer=lambda: sgd(gradient_accumulation_steps=2, global_clipnorm=0.05),
+    )
+
+
+@row("steps_per_execution 4, LossScaleOptimizer, EMA overwrite")
+def steps_per_execution_loss_scale(setting: Setting) -> Results:
+    return four_a_time(
+        setting,
+        96,
+        optimizer=lambda: keras.optimizers.LossScaleOptimizer(
+            sgd(use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=3)
+        ),
+    )
+
+
+@row("run_eagerly")
+def run_eagerly(setting: Setting) -> Results:
+    return train(
+        setting,
+        data=regression(32),
+        compiled={"run_eagerly": True},
+        evaluate=True,
+        predict=True,
+    )
+
+
+@row("jit_compile=True", may_refuse=True)
+def jit_compile(setting: Setting) -> Results:
+    return train(setting, compiled={"jit_compile": True})

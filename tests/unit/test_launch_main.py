@@ -1,0 +1,97 @@
+"""The command line as a whole: its verbs, its errors, its start-up."""
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tfdist.launch import main as main_module
+from tfdist.launch.errors import FAILED, CommandError
+
+
+class FailingVerb:
+    """A verb that cannot do its work."""
+
+    @staticmethod
+    def add_parser(verbs):
+        def fail(arguments):
+            raise CommandError("No disk.", hint="buy one", exit_code=FAILED)
+
+        verbs.add_parser("fail").set_defaults(function=fail)
+
+
+WAITING_VERB = """
+import sys
+from pathlib import Path
+from tfdist.launch import main, processes
+
+class Wait:
+    def add_parser(verbs):
+        verbs.add_parser("wait").set_defaults(function=wait)
+
+def wait(arguments):
+    command = ["/bin/sh", "-c", "echo $$; exec sleep 300"]
+    log = Path(sys.argv[1])
+    environment = processes.child_environment()
+    return processes.run_logged(command, log, environment=environment)
+
+main.VERBS = (Wait,)
+sys.exit(main.main(["wait"]))
+"""
+
+
+def imported_by_help(module: str) -> bool:
+    code = (
+        "import sys; from tfdist.launch.main import build_parser;"
+        f"build_parser().format_help(); sys.exit({module!r} in sys.modules)"
+    )
+    return bool(subprocess.run([sys.executable, "-c", code], timeout=60).returncode)
+
+
+def test_help_does_not_import_tensorflow():
+    assert not imported_by_help("tensorflow")
+    assert not imported_by_help("keras")
+    assert imported_by_help("argparse")  # the check itself can see an import
+
+
+def test_module_is_the_command():
+    command = [sys.executable, "-m", "tfdist.launch", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith("tfdist ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["horovod"], ["horovod", "install", "--gpus"]],
+)
+def test_wrong_arguments_end_with_usage(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main_module.main(arguments)
+    assert "usage: tfdist" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(main_module, "VERBS", (FailingVerb,))
+    assert main_module.main(["fail"]) == FAILED
+    assert capsys.readouterr().err == "tfdist: No disk. HINT: buy one\n"
+
+
+def test_sigterm_leaves_no_process_behind(tmp_path):
+    log = tmp_path / "log"
+    command = subprocess.Popen([sys.executable, "-c", WAITING_VERB, str(log)])
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = int(log.read_text())
+        assert psutil.pid_exists(started)
+        command.terminate()
+        assert command.wait(timeout=60) == 128 + 15
+        assert not psutil.pid_exists(started)
+    finally:
+        command.kill()
+        command.wait()

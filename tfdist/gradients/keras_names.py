@@ -15,6 +15,7 @@ from tfdist.errors import TfdistError, explain
 # owner of the name -> the names
 OPTIMIZER = ("_all_reduce_sum_gradients", "_clip_gradients", "_trainable_variables")
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
+BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
 
 

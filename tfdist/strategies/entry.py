@@ -21,7 +21,9 @@ import tensorflow as tf
 
 from tfdist import cluster
 from tfdist.errors import explain
+from tfdist.gradients import keras_names
 from tfdist.strategies import chief_files, epochs, order
+from tfdist.strategies.steps import replaced
 from tfdist.strategies.training import KerasTraining, Phase, refuse_jit
 
 _WHOLE = ("fit", "evaluate", "predict")
@@ -73,11 +75,32 @@ def _preparations(
     strategy: Any, model: Any, name: str, arguments: dict[str, Any]
 ) -> Iterator[Any]:
     if name in ("fit", "evaluate"):
+        yield _building_from_shapes(strategy, model)
         yield epochs.results_of_all_ranks(strategy, model, averaging=name == "fit")
     if name == "fit":
         epochs.note_plain_batch_norm(strategy, model)
         if cluster.size() > 1:
             yield order.shared_seed(strategy)
+
+
+def _building_from_shapes(strategy: Any, model: Any) -> Any:
+    """Makes Keras build the model from the data's shapes alone.
+
+    Under a strategy, Keras 3 takes a batch for that: an epoch's first shuffle and a
+    generator's first batches would be spent on it, unlike in one process.
+    """
+    keras_names.require(model, keras_names.BUILD)
+
+    def build(iterator: Any = None, data_batch: Any = None) -> None:
+        if iterator is not None:
+            spec = iterator.data_adapter.get_tf_dataset().element_spec
+            data_batch = tf.nest.map_structure(
+                lambda part: part if hasattr(part, "shape") else None, spec
+            )
+        with strategy.scope():
+            model._symbolic_build(data_batch=data_batch)
+
+    return replaced(model, "_maybe_symbolic_build", build)
 
 
 def _details(arguments: dict[str, Any]) -> dict[str, str | int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import weakref
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -19,8 +18,9 @@ _logger = logging.getLogger("tfdist")
 _noted: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-@contextlib.contextmanager
-def results_of_all_ranks(strategy: Any, model: Any, averaging: bool) -> Iterator[None]:
+def results_of_all_ranks(
+    strategy: Any, model: Any, averaging: bool
+) -> AbstractContextManager[None]:
     """Makes `model.get_metrics_result()` exact over all ranks, in one collective.
 
     Keras calls it at the end of an epoch, before validation and callbacks. There,
@@ -46,11 +46,7 @@ def results_of_all_ranks(strategy: Any, model: Any, averaging: bool) -> Iterator
         ):
             return own_results(model)
 
-    vars(model)["get_metrics_result"] = results
-    try:
-        yield
-    finally:
-        vars(model).pop("get_metrics_result", None)
+    return steps.replaced(model, "get_metrics_result", results)
 
 
 def note_plain_batch_norm(strategy: Any, model: Any) -> None:

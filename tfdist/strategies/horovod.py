@@ -75,6 +75,7 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
             rank=horovod.rank(),
             size=horovod.size(),
             local_rank=horovod.local_rank(),
+            one_host=horovod.local_size() == horovod.size(),
             broadcast=lambda payload: _broadcast_bytes(horovod, payload),
             unblock=horovod.shutdown,
             stall_timeout=stall_timeout,

@@ -1,10 +1,11 @@
 """Horovod's collectives as tfdist uses them: named, ordered, for every dtype.
 
-Within a lane (see `tfdist.gradients.lanes`) operations run one after the other under
-one lasting name. So a rank that has built an extra model, or traced a function more
-often, uses the same names as the others; and ranks that are in different places meet
-under one name with different shapes, which Horovod reports at once, instead of
-waiting for each other under different names.
+Within a lane (see `tfdist.gradients.lanes`) operations run one after the other, named
+after the lane alone: TensorFlow's name scopes count the models of a process. So a
+rank that has built an extra model, or traced a function more often, uses the same
+names as the others; and ranks that are in different places mostly meet under one name
+with different shapes, which Horovod reports at once, instead of waiting for each
+other under different names.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class HorovodCollectives:
         wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))
         total = self._in_turn(
             lambda name: self._horovod.allreduce(
-                wire, op=self._horovod.Sum, name=f"{name}.sum.{wire.dtype.name}"
+                wire,
+                op=self._horovod.Sum,
+                name=f"{name}.sum.{wire.dtype.name}",
+                ignore_name_scope=True,
             )
         )
         if mean:
@@ -92,7 +96,9 @@ class HorovodCollectives:
         wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))
         rows = self._in_turn(
             lambda name: self._horovod.allgather(
-                wire, name=f"{name}.{what}.{wire.dtype.name}"
+                wire,
+                name=f"{name}.{what}.{wire.dtype.name}",
+                ignore_name_scope=True,
             )
         )
         return tf.cast(rows, value.dtype)

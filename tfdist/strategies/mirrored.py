@@ -44,6 +44,7 @@ class MirroredStrategy(KerasTraining, tf.distribute.MirroredStrategy):
             rank=0,
             size=1,
             local_rank=0,
+            one_host=True,
             broadcast=lambda payload: payload,
             unblock=None,
             stall_timeout=None,

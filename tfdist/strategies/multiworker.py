@@ -62,6 +62,7 @@ class MultiWorkerMirroredStrategy(
             rank=extended.worker,
             size=extended.workers,
             local_rank=0,
+            one_host=extended.one_host,
             broadcast=_broadcast_bytes if extended.worker else _publish_bytes,
             unblock=lambda: context.context().abort_collective_ops(
                 tf.errors.ABORTED, "tfdist found that the workers disagree"
@@ -96,6 +97,13 @@ class _Extended(
     @property
     def workers(self) -> int:
         return self._num_workers
+
+    @property
+    def one_host(self) -> bool:
+        """Whether all workers are named by one address."""
+        spec = self._cluster_resolver.cluster_spec().as_dict()
+        addresses = [address for job in spec.values() for address in job]
+        return len({address.rpartition(":")[0] for address in addresses}) == 1
 
     def _get_variable_creator_initial_value(self, *args: Any, **kwargs: Any) -> Any:
         # TensorFlow broadcasts here, and so waits for ever if a worker creates one

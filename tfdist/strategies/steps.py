@@ -66,7 +66,7 @@ def instrumented(model: keras.Model | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if model is not None:
             for owner, name, value in _replacements(model):
-                stack.enter_context(_replaced(owner, name, value))
+                stack.enter_context(replaced(owner, name, value))
         yield
 
 
@@ -202,7 +202,7 @@ def _replica_draw(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Sets an attribute past Keras's tracking, and restores it."""
     attributes = vars(owner)
     missing = object()

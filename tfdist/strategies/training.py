@@ -37,6 +37,8 @@ class Phase:
     from_dataset: bool  # batches come from a dataset whose shapes all ranks share
 
 
+_open_ledger: ledgers.Ledger = ledgers.NullLedger()
+
 # At run time the strategy's own class follows in the order of the bases.
 _Strategy: Any = tf.distribute.Strategy if TYPE_CHECKING else object
 
@@ -54,6 +56,7 @@ class KerasTraining(_Strategy):
         rank: int,
         size: int,
         local_rank: int,
+        one_host: bool,
         broadcast: Callable[[bytes], bytes],
         unblock: Callable[[], object] | None,
         stall_timeout: float | None,
@@ -61,8 +64,15 @@ class KerasTraining(_Strategy):
         """Joins this process to the others of the job."""
         self._phases = ()
         self._sent = weakref.WeakValueDictionary()
-        self._ledger = ledgers.start(
-            rank, size, broadcast, unblock=unblock, stall_timeout=stall_timeout
+        global _open_ledger
+        _open_ledger.close()  # of an earlier strategy in this process
+        self._ledger = _open_ledger = ledgers.start(
+            rank,
+            size,
+            broadcast,
+            bind_address="127.0.0.1" if one_host else None,
+            unblock=unblock,
+            stall_timeout=stall_timeout,
         )
         cluster.install(
             cluster.Member(
@@ -118,12 +128,9 @@ class KerasTraining(_Strategy):
     def reduce(self, reduce_op: Any, value: Any, axis: Any = None) -> Any:
         """Reduces a value over replicas; see `tf.distribute.Strategy.reduce`.
 
-        Accepts what Keras 3 passes as well (keras#20585, tensorflow#72388): a
-        structure of input batches, of which it needs only shapes and dtypes; and
-        scalar logs with `axis=0`, which `run` has already made equal everywhere.
+        Accepts what Keras 3 passes as well (tensorflow#72388): scalar logs with
+        `axis=0`, which `run` has already made equal everywhere.
         """
-        if isinstance(value, tuple | list | dict):
-            return tf.nest.map_structure(self._first_result, value)
         first = self._first_result(value)
         if axis is not None and getattr(first, "shape", None) == ():
             return first

@@ -1,0 +1,162 @@
+"""Makes the mistakes of a user, and reports what each of them was told."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfdist
+from tests.guarantees.models import batches, compiled, dense, regression
+from tests.guarantees.place import Place, caught, main
+
+
+def refused(model: keras.Model, action: Callable[[], Any]) -> dict[str, Any]:
+    """Return what the action raised, and whether the model's weights have moved."""
+    before = model.get_weights()
+    outcome = caught(action)
+    after = model.get_weights()
+    return outcome | {"moved": not all(map(np.array_equal, before, after))}
+
+
+def unknown_name(place: Place) -> Any:
+    return caught(lambda: tfdist.strategy("horovd"))
+
+
+def wrong_option(place: Place) -> Any:
+    return caught(lambda: tfdist.strategy(place.kind, device_count=2))
+
+
+def malformed_tf_config(place: Place) -> Any:
+    # Not JSON, no task, an index beyond the cluster.
+    texts = [
+        '{"cluster": {"worker": ["a:1"',
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}',
+    ]
+    outcomes = []
+    for text in texts:
+        environment = {k: v for k, v in os.environ.items() if "RANK" not in k}
+        with mock.patch.dict(os.environ, environment | {"TF_CONFIG": text}, clear=True):
+            outcomes.append(caught(lambda: tfdist.strategy("multiworker")))
+    return outcomes
+
+
+def no_horovod(place: Place) -> Any:
+    with mock.patch.dict(sys.modules, {"horovod.tensorflow": None}):
+        return caught(lambda: tfdist.strategy("horovod"))
+
+
+def empty_arrays(place: Place) -> Any:
+    model = compiled(place.strategy)
+    inputs, targets = regression(0)
+    return refused(model, lambda: model.fit(inputs, targets, verbose=0))
+
+
+def empty_dataset(place: Place) -> Any:
+    model = compiled(place.strategy)
+    return refused(model, lambda: model.fit(batches(rows=0), verbose=0))
+
+
+def empty_filter(place: Place) -> Any:
+    """Nobody can know before that no example passes."""
+    model = compiled(place.strategy)
+    data = batches().unbatch().filter(lambda x, y: x[0] > 1e6).batch(8)
+    return refused(model, lambda: model.fit(data, verbose=0))
+
+
+def outside_scope(place: Place) -> Any:
+    assert place.strategy
+    model = dense(3)
+    model.compile("sgd", "mse")
+    return refused(model, lambda: model.fit(batches(), verbose=0))
+
+
+def shared_optimizer(place: Place) -> Any:
+    first = compiled(place.strategy)
+    first.fit(batches(), verbose=0)
+    second = compiled(place.strategy, optimizer=first.optimizer)
+    return refused(second, lambda: second.fit(batches(), verbose=0))
+
+
+def optimizer_outside(place: Place) -> Any:
+    assert place.strategy
+    model = compiled(place.strategy, optimizer=keras.optimizers.SGD(0.1))
+    return refused(model, lambda: model.fit(batches(), verbose=0))
+
+
+def compiled_by_xla(place: Place) -> Any:
+    model = compiled(place.strategy, jit_compile=True)
+    return refused(model, lambda: model.fit(batches(), verbose=0))
+
+
+def unknown_regularizer(place: Place) -> Any:
+    class Mine(keras.regularizers.Regularizer):
+        def __call__(self, x: Any) -> Any:
+            return tf.reduce_mean(x)
+
+    with place.strategy.scope():
+        layers = [keras.layers.Dense(2, activity_regularizer=Mine())]
+        model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    return refused(model, lambda: model.fit(batches(), verbose=0))
+
+
+def sharded_by_files(place: Place) -> Any:
+    options = tf.data.Options()
+    policy = tf.data.experimental.AutoShardPolicy.FILE
+    options.experimental_distribute.auto_shard_policy = policy
+    model = compiled(place.strategy)
+    data = batches().with_options(options)
+    return refused(model, lambda: model.fit(data, verbose=0))
+
+
+def unbatched(place: Place) -> Any:
+    inputs, targets = regression()
+    data = tf.data.Dataset.from_tensor_slices((inputs, targets[:, 0]))
+    model = compiled(place.strategy)
+    return refused(model, lambda: model.fit(data, verbose=0))
+
+
+def unknown_length(place: Place) -> Any:
+    model = compiled(place.strategy)
+
+    def examples(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return batches(size=4).filter(lambda x, y: True)
+
+    def distribute() -> None:
+        data = place.strategy.distribute_datasets_from_function(examples)
+        model.fit(data, verbose=0)
+
+    return refused(model, distribute)
+
+
+def nothing_wrong(place: Place) -> Any:
+    """The negative control: the same measurement of a fit that trains."""
+    model = compiled(place.strategy)
+    return refused(model, lambda: model.fit(batches(), verbose=0))
+
+
+EVERYWHERE = (
+    unknown_name,
+    wrong_option,
+    malformed_tf_config,
+    empty_arrays,
+    empty_dataset,
+    empty_filter,
+    outside_scope,
+    shared_optimizer,
+    optimizer_outside,
+    compiled_by_xla,
+    unknown_regularizer,
+    unbatched,
+    nothing_wrong,
+)
+PROCESSES = (sharded_by_files, unknown_length)  # mistakes only among several processes
+
+if __name__ == "__main__":
+    main(*EVERYWHERE, *PROCESSES, no_horovod)

@@ -1,0 +1,162 @@
+"""Makes ranks disagree, and reports what each of them was told, and how soon."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tests.guarantees.models import batches, compiled, dense, regression
+from tests.guarantees.place import Place, caught, main
+
+
+def fails(place: Place, action: Callable[[tf.distribute.Strategy], Any]) -> Any:
+    """Run an action that fails, under a strategy of its own."""
+    strategy = place.connect()
+    return caught(lambda: action(strategy))
+
+
+def other_model(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        compiled(strategy, [3 + place.rank]).fit(batches(), verbose=0)
+
+    return fails(place, act)
+
+
+def other_dtype(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        keras.config.set_dtype_policy(("float32", "float64")[place.rank])
+        try:
+            model = compiled(strategy)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.fit(batches(), verbose=0)
+
+    return fails(place, act)
+
+
+def other_optimizer(place: Place) -> Any:
+    optimizer = (keras.optimizers.SGD, keras.optimizers.Lion)[place.rank]
+
+    def act(strategy: tf.distribute.Strategy) -> None:
+        with strategy.scope():
+            model = dense(3)
+            model.compile(optimizer(0.1), "mse")
+        model.fit(batches(), verbose=0)
+
+    return fails(place, act)
+
+
+def other_epochs(place: Place) -> Any:
+    return fails(
+        place, lambda s: compiled(s).fit(batches(), epochs=2 + place.rank, verbose=0)
+    )
+
+
+def other_steps(place: Place) -> Any:
+    data = batches(rows=16 + 8 * place.rank)
+    return fails(place, lambda s: compiled(s).fit(data, verbose=0))
+
+
+def other_call(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        model = compiled(strategy)
+        call = (model.evaluate, model.predict)[place.rank]
+        call(batches(), verbose=0)
+
+    return fails(place, act)
+
+
+def extra_model(place: Place) -> Any:
+    """No disagreement: rank 0 alone builds models, and even calls one of them."""
+    strategy = place.connect()
+    if place.rank == 0:
+        extra = compiled(strategy, [5, 5])
+        extra(regression()[0])
+    model = compiled(strategy)
+    history = model.fit(batches(), epochs=2, verbose=0).history
+    return {"loss": history["loss"], "weights": model.get_weights()}
+
+
+def predicts_outside(place: Place) -> Any:
+    """Rank 0 alone asks a model of no strategy; then all train together."""
+    strategy = place.connect()
+    outcome = {}
+    if place.rank == 0:
+        outcome = caught(lambda: dense(3).predict(regression()[0], verbose=0))
+    loss = compiled(strategy).fit(batches(), verbose=0).history["loss"]
+    return {"outcome": outcome, "loss": loss}
+
+
+def evaluates_alone(place: Place) -> Any:
+    """Rank 0 goes on to evaluate; the script of rank 1 is over."""
+    strategy = place.connect()
+    model = compiled(strategy)
+    model.fit(batches(), verbose=0)
+    if place.rank == 1:
+        return {}
+    return caught(lambda: model.evaluate(batches(), verbose=0))
+
+
+def evaluates_in_callback(place: Place) -> Any:
+    """Rank 0 evaluates in the middle of an epoch in which rank 1 trains on."""
+
+    def evaluate(batch: int, logs: Any) -> None:
+        if place.rank == 0 and batch == 2:
+            model.evaluate(batches(), verbose=0)
+
+    strategy = place.connect()
+    model = compiled(strategy)
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=evaluate)
+    data = batches().repeat(50)
+    return caught(lambda: model.fit(data, callbacks=[callback], verbose=0))
+
+
+def _fit_that_breaks_on_rank_1(place: Place) -> None:
+    def fail(batch: int, logs: Any) -> None:
+        if place.rank == 1 and batch == 2:
+            raise ZeroDivisionError("the user's own callback")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=fail)
+    model = compiled(place.connect())
+    model.fit(batches().repeat(50), callbacks=[callback], verbose=0)
+
+
+def raises(place: Place) -> Any:
+    """Rank 1 gives up in the middle of an epoch, and its script ends in order."""
+    return caught(lambda: _fit_that_breaks_on_rank_1(place))
+
+
+def raises_uncaught(place: Place) -> Any:
+    """Rank 1 ends with a traceback, as most scripts do."""
+    if place.rank == 1:
+        _fit_that_breaks_on_rank_1(place)
+    return caught(lambda: _fit_that_breaks_on_rank_1(place))
+
+
+def unknown_steps(place: Place) -> Any:
+    """Rank 1's data, of a length that nobody can know, end sooner than rank 0's."""
+    last = 30 - 10 * place.rank
+    data = batches(rows=8).repeat(50).enumerate()
+    data = data.take_while(lambda number, batch: number < last)
+    data = data.map(lambda number, batch: batch)
+    model = compiled(place.connect())
+    return caught(lambda: model.fit(data, verbose=0))
+
+
+if __name__ == "__main__":
+    main(
+        other_model,
+        other_dtype,
+        other_optimizer,
+        other_epochs,
+        other_steps,
+        other_call,
+        extra_model,
+        predicts_outside,
+        evaluates_alone,
+        evaluates_in_callback,
+        raises,
+        raises_uncaught,
+        unknown_steps,
+    )

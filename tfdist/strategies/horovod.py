@@ -18,7 +18,7 @@ from tensorflow.python.framework import ops
 from tfdist import cluster
 from tfdist.coordination.launch import read_launch
 from tfdist.errors import explain
-from tfdist.strategies import entry, sharding
+from tfdist.strategies import entry, sharding, variables
 from tfdist.strategies.devices import choose_device
 from tfdist.strategies.environment import confirm
 from tfdist.strategies.horovod_collectives import HorovodCollectives
@@ -121,10 +121,7 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
         return self._horovod.rank()
 
     def _create_variable(self, next_creator: Any, **kwargs: Any) -> Any:
-        # TensorFlow would broadcast the first replica's value at every assignment.
-        if kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA:
-            kwargs["aggregation"] = tf.VariableAggregation.NONE
-        return super()._create_variable(next_creator, **kwargs)
+        return super()._create_variable(next_creator, **variables.per_replica(kwargs))
 
     def _get_cross_device_ops(self, value: Any) -> Any:
         return self._horovod_operations

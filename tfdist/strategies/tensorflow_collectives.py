@@ -16,6 +16,8 @@ import tensorflow as tf
 from tensorflow.python.distribute import cross_device_ops, cross_device_utils
 from tensorflow.python.ops import resource_variable_ops
 
+from tfdist.strategies import variables
+
 
 class ExecutionOrderKeys(cross_device_utils.CollectiveKeys):
     """Numbers collectives in the order in which they run, on each device.
@@ -92,8 +94,6 @@ class LocalReplicas:
         )
 
     def _create_variable(self, next_creator: Any, **kwargs: Any) -> Any:
-        # Replicas compute such variables (Keras: the optimizer's iteration) alike.
-        # Copying the first replica's value needs merge_call, even under a condition.
-        if kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA:
-            kwargs["aggregation"] = tf.VariableAggregation.NONE
-        return super()._create_variable(next_creator, **kwargs)  # type: ignore[misc]
+        return super()._create_variable(  # type: ignore[misc]
+            next_creator, **variables.per_replica(kwargs)
+        )

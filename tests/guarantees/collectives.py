@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
 from tests.guarantees.models import batches, compiled, regression
 from tests.guarantees.place import Place, main
 
@@ -59,7 +60,9 @@ def many_metrics(place: Place) -> Any:
 
 
 def uneven(place: Place) -> Any:
-    return fitted(compiled(place.strategy), batches(rows=15, size=5, drop_remainder=False))
+    return fitted(
+        compiled(place.strategy), batches(rows=15, size=5, drop_remainder=False)
+    )
 
 
 def loss_scaling(place: Place) -> Any:

@@ -37,9 +37,13 @@ def hundred(place: Place) -> Any:
     return runs(place, 100)
 
 
+def ten(place: Place) -> Any:
+    return runs(place, 10)
+
+
 def twenty(place: Place) -> Any:
     return runs(place, 20)
 
 
 if __name__ == "__main__":
-    main(hundred, twenty)
+    main(ten, twenty, hundred)

@@ -4,6 +4,7 @@ import os
 import sys
 from typing import Any
 
+import h5py
 import keras
 
 from tests.guarantees.models import batches, compiled, regression
@@ -15,10 +16,19 @@ _written: list[str] = []
 
 
 def _audit(event: str, arguments: tuple) -> None:
-    """Notes the paths that this process changes, as Python itself sees it."""
+    """Notes the paths that this process changes, as Python sees it."""
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
     if (writes or event in _CHANGES) and isinstance(arguments[0], str | os.PathLike):
         _written.append(os.fspath(arguments[0]))
+
+
+class _NotedFile(h5py.File):
+    """HDF5 opens its files unseen by Python."""
+
+    def __init__(self, name: Any, mode: str = "r", **options: Any) -> None:
+        if mode != "r" and isinstance(name, str | os.PathLike):
+            _written.append(os.fspath(name))
+        super().__init__(name, mode, **options)
 
 
 def callbacks(place: Place) -> list[keras.callbacks.Callback]:
@@ -41,6 +51,7 @@ def _changed(place: Place, since: int) -> list[str]:
 def written(place: Place) -> Any:
     """What each rank has changed while it trained and saved."""
     sys.addaudithook(_audit)
+    h5py.File = _NotedFile
     model = compiled(place.strategy)
     since = len(_written)
     model.fit(
@@ -86,7 +97,6 @@ def restored(place: Place) -> Any:
         callbacks=[keras.callbacks.BackupAndRestore(folder), note],
         verbose=0,
     )
-    uninterrupted = compiled(place.strategy)
     return {
         "interruption": outcome["kind"],
         "kept": kept,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,17 @@ class Findings(Mapping[str, list[Any]]):
 
     def __getitem__(self, name: str) -> list[Any]:
         """Return the findings in the order of the ranks, or fail the test."""
-        found = []
-        for rank in range(self.ranks):
-            path = self.folder / f"{name}.{rank}.json"
-            if not path.exists():
-                pytest.fail(
-                    f"rank {rank} found nothing about {name!r}; exit codes "
-                    f"{self.codes}, the end of the log:\n{self.log[-3000:]}"
-                )
-            found.append(json.loads(path.read_text()))
-        return found
+        return [self.of(rank, name) for rank in range(self.ranks)]
+
+    def of(self, rank: int, name: str) -> Any:
+        """Return what one rank found, or fail the test."""
+        path = self.folder / f"{name}.{rank}.json"
+        if not path.exists():
+            pytest.fail(
+                f"rank {rank} found nothing about {name!r}; exit codes {self.codes}, "
+                f"the end of the log:\n{self.log[-3000:]}"
+            )
+        return json.loads(path.read_text())
 
     def __iter__(self) -> Iterator[str]:
         return iter(
@@ -115,9 +116,9 @@ def launch(
 
 
 def launch_all(
-    launches: list[tuple[str, str, Path, *tuple[str, ...]]], seconds: float = 150.0
+    launches: Sequence[tuple[Any, ...]], seconds: float = 150.0
 ) -> list[Findings]:
-    """Run several programs side by side: for those that mostly wait."""
+    """Run several programs, each as `launch` would, side by side: they mostly wait."""
     started = []
     try:
         for program, way, folder, *arguments in launches:
@@ -137,7 +138,7 @@ def launch_all(
 
 
 def _start(
-    program: str, way: str, folder: Path, arguments: list[str]
+    program: str, way: str, folder: Path, arguments: Sequence[str]
 ) -> list[subprocess.Popen]:
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 import tfdist
@@ -56,8 +55,11 @@ def inside_replica(place: Place) -> Any:
 
         return place.strategy.run(replica)
 
-    local = {k: place.strategy.experimental_local_results(v)[0] for k, v in program().items()}
-    return {name: tf.cast(value, tf.float64).numpy() for name, value in local.items()}
+    results = program()
+    return {
+        name: tf.cast(place.strategy.experimental_local_results(value)[0], tf.float64)
+        for name, value in results.items()
+    }
 
 
 def uneven_gather(place: Place) -> Any:
@@ -98,7 +100,7 @@ def unequal_pipelines(place: Place) -> Any:
     return _from_function(place, (3, 1))
 
 
-def training(place: Place) -> Any:
+def training(place: Place, attached: bool = True) -> Any:
     """A loop with a tape: weights after training, and those of one process."""
     inputs, targets = regression(22)
     data = tf.data.Dataset.from_tensor_slices((inputs, targets)).batch(8)
@@ -116,7 +118,7 @@ def training(place: Place) -> Any:
         return loss
 
     with place.strategy.scope():
-        pair = make(attach=True)
+        pair = make(attached)
 
     @tf.function
     def distributed_step(*batch: Any) -> Any:
@@ -125,13 +127,18 @@ def training(place: Place) -> Any:
     for _ in range(3):
         for batch in place.strategy.experimental_distribute_dataset(data):
             distributed_step(*batch)
-    alone = make(attach=False)
+    alone = make(False)
     for _ in range(3):
         for batch in data:
             step(*alone, *batch)
     return [
         [weight.ravel() for weight in model.get_weights()] for model, _ in (pair, alone)
     ]
+
+
+def plain_training(place: Place) -> Any:
+    """The negative control: the same loop, whose optimizer is Keras's own."""
+    return training(place, attached=False)
 
 
 if __name__ == "__main__":
@@ -143,4 +150,5 @@ if __name__ == "__main__":
         equal_pipelines,
         unequal_pipelines,
         training,
+        plain_training,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import tfdist
@@ -43,7 +44,7 @@ class Place:
     def report(self, name: str, found: Any) -> None:
         """Leave this rank's findings for the test."""
         draft = self.out / f"{name}.{self.rank}.tmp"
-        draft.write_text(json.dumps(found, default=lambda value: value.tolist()))
+        draft.write_text(json.dumps(found, default=lambda v: np.asarray(v).tolist()))
         draft.rename(self.out / f"{name}.{self.rank}.json")
 
 

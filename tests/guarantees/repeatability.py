@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tests.guarantees.place import Place, main
 
-REPEATS = 100
 # Kernels of 160 kB, 100 kB and 40 kB between small ones and biases.
 UNITS = (200, 200, 125, 80, 16, 3)
 
@@ -23,7 +22,7 @@ def digest(arrays: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
-def five_steps(place: Place) -> Any:
+def five_steps(place: Place, repeats: int) -> Any:
     """The digests of all weights after the same five steps, again and again."""
     with place.strategy.scope():
         model = keras.Sequential([keras.layers.Dense(units) for units in UNITS])
@@ -38,7 +37,7 @@ def five_steps(place: Place) -> Any:
     variables = [*model.variables, *model.optimizer.variables]
     initial: list[np.ndarray] = []
     found = []
-    for _ in range(REPEATS):
+    for _ in range(repeats + 1):
         model.fit(data, verbose=0)
         found.append(digest(variables))
         if not initial:  # rank 0's weights have arrived: start again from what they are
@@ -46,6 +45,14 @@ def five_steps(place: Place) -> Any:
         for variable, value in zip(variables, initial, strict=True):
             variable.assign(value)
     return found[1:]
+
+
+def thirty(place: Place) -> Any:
+    return five_steps(place, 30)
+
+
+def hundred(place: Place) -> Any:
+    return five_steps(place, 100)
 
 
 def separate_reductions(place: Place) -> Any:
@@ -67,8 +74,8 @@ def separate_reductions(place: Place) -> Any:
             for number, tensor in enumerate(tensors)
         ]
 
-    return [digest(step()) for _ in range(5 * REPEATS)]
+    return [digest(step()) for _ in range(500)]
 
 
 if __name__ == "__main__":
-    main(five_steps, separate_reductions)
+    main(thirty, hundred, separate_reductions)

@@ -97,5 +97,29 @@ def noise(place: Place) -> Any:
     return [masks(place, keras.layers.GaussianNoise, 0.5, seed) for seed in (5, 5, 6)]
 
 
+def dropout_in_a_loop(place: Place) -> Any:
+    """The replicas' masks in a loop of the user's own, one row for each replica."""
+
+    def masks_of_all(seed: int) -> Any:
+        tfdist.set_seed(seed)
+        with place.strategy.scope():
+            layer = keras.layers.Dropout(0.5)
+
+        @tf.function
+        def program() -> Any:
+            return place.strategy.run(lambda: layer(tf.ones([1, 64]), training=True))
+
+        return place.strategy.gather(program(), axis=0).numpy()
+
+    return [masks_of_all(seed) for seed in (5, 5, 6)]
+
+
 if __name__ == "__main__":
-    main(shuffled_arrays, unseeded_arrays, differently_shuffled, dropout, noise)
+    main(
+        shuffled_arrays,
+        unseeded_arrays,
+        differently_shuffled,
+        dropout,
+        noise,
+        dropout_in_a_loop,
+    )

@@ -25,7 +25,7 @@ class Outcome:
 class Verdict:
     """What the comparison found."""
 
-    kind: str  # equal, differs, ranks differ, refused, error, hangs, crashed
+    kind: str  # equal, differs, ranks differ, refused, error, hangs, crashed, none
     detail: str = ""  # the largest difference and where, or the error
     difference: float = 0.0  # |value - reference| / max(1, |reference|)
     allowed: bool = True  # the row accepts this verdict

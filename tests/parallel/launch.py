@@ -13,7 +13,7 @@ from tests.parallel.modes import MODES, OUT_OF_STEP, Mode, commands
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0  # import TensorFlow, form the cluster
-ROW_SECONDS = 60.0  # one row, far above what any needs
+ROW_SECONDS = 90.0  # one row, far above what any needs
 
 
 def launch(

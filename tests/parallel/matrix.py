@@ -28,15 +28,20 @@ and `predict` equal one process (1e-5; rows in 16 bits have the tolerance of the
 format)
 - **differs** by the largest relative difference found (no number: another assertion \
 of the row fails); **ranks differ**: the ranks or replicas end with different weights
-- **error**, **hangs**, **crashed**: no result; **refused**: a clear error says why
+- **error**, **hangs**, **crashed**: no result; **refused**: a clear error says why; \
+**–**: the row uses what this column does not have
 """
 
 
 def measure(modes: Sequence[str], rows: Mapping[str, Row], out: Path) -> Table:
     """Run the rows under the reference and the modes, and compare."""
     names = list(dict.fromkeys([REFERENCE, *modes]))
-    for mode, seconds in launch_all({mode: list(rows) for mode in names}, out).items():
-        print(f"{mode}: {len(rows)} rows in {seconds:.0f} s", file=sys.stderr)
+    rows_of = {
+        mode: [name for name, row in rows.items() if MODES[mode].can_run(row)]
+        for mode in names
+    }
+    for mode, seconds in launch_all(rows_of, out).items():
+        print(f"{mode}: {len(rows_of[mode])} rows in {seconds:.0f} s", file=sys.stderr)
     return {
         name: {mode: verdict(mode, row, out) for mode in names}
         for name, row in rows.items()
@@ -45,17 +50,25 @@ def measure(modes: Sequence[str], rows: Mapping[str, Row], out: Path) -> Table:
 
 def verdict(mode: str, row: Row, out: Path) -> Verdict:
     """Compare one cell's ranks with one another and with the reference."""
+    if not MODES[mode].can_run(row):
+        return Verdict("none")
     reference = read_outcomes(MODES[REFERENCE], row.name, out / REFERENCE)[0]
     return judge(row, read_outcomes(MODES[mode], row.name, out / mode), reference)
 
 
 def cell(found: Verdict) -> str:
     """Return the text of one cell."""
-    if found.kind == "equal":
-        return "="
+    if found.kind in ("equal", "none"):
+        return {"equal": "=", "none": "–"}[found.kind]
     if math.isfinite(found.difference) and found.difference > 0.0:
         return f"{found.kind} {found.difference:.0e}"
     return found.kind
+
+
+def count(column: Sequence[Verdict]) -> str:
+    """Return how many of the measured cells are right."""
+    measured = [found for found in column if found.kind != "none"]
+    return f"{sum(found.allowed for found in measured)} of {len(measured)}"
 
 
 def brief(detail: str, width: int = 300) -> str:
@@ -76,10 +89,7 @@ def markdown(table: Table, rows: Mapping[str, Row], modes: Sequence[str]) -> str
             lines.append(f"| **{group}** |" + " |" * len(modes))
         cells = [cell(verdicts[mode]) for mode in modes]
         lines.append("| " + " | ".join([rows[name].title, *cells]) + " |")
-    counts = [
-        f"{sum(verdicts[mode].allowed for verdicts in table.values())} of {len(table)}"
-        for mode in modes
-    ]
+    counts = [count([verdicts[mode] for verdicts in table.values()]) for mode in modes]
     lines.append("| **right** | " + " | ".join(counts) + " |")
     return "\n".join(lines) + "\n"
 

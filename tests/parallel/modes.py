@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.parallel.registry import Row
+
 # One core a rank; collectives of two replicas block two of the inter-op threads.
 FEW_THREADS = {
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -33,6 +35,10 @@ class Mode:
     processes: int = 1
     launcher: tuple[str, ...] = ()  # a program beside this interpreter, with flags
     peer: bool = False  # not tfdist: measured for the comparison, expected to fail
+
+    def can_run(self, row: Row) -> bool:
+        """Return whether the row means anything in this mode."""
+        return self.strategy != "stock-horovod" or not row.strategy_only
 
 
 def _horovodrun(processes: int) -> tuple[str, ...]:

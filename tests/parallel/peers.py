@@ -13,10 +13,26 @@ shows how it trains:
 """
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+
+class OwnPart(keras.utils.PyDataset):
+    """One rank's part of every batch of another PyDataset."""
+
+    def __init__(self, whole: keras.utils.PyDataset, own_parts: Callable) -> None:
+        super().__init__()
+        self.whole = whole
+        self.own_parts = own_parts
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.own_parts(self.whole[index])
 
 
 def use_stock_horovod() -> None:
@@ -44,9 +60,13 @@ def use_stock_horovod() -> None:
             *options.pop("callbacks", ()),
         ]
         if isinstance(x, tf.data.Dataset):
-            x = x.map(lambda *batch: tf.nest.map_structure(own_part, batch))
+            x = x.map(lambda *batch: own_parts(batch))
+        elif isinstance(x, keras.utils.PyDataset):
+            x = OwnPart(x, own_parts)
+        elif isinstance(x, Iterator):
+            x = (own_parts(batch) for batch in x)
         else:
-            x, y = tf.nest.map_structure(own_part, (x, y))
+            x, y = own_parts((x, y))
             if "sample_weight" in options:
                 options["sample_weight"] = own_part(options["sample_weight"])
             options["batch_size"] = options.get("batch_size", 32) // hvd.size()
@@ -57,6 +77,9 @@ def use_stock_horovod() -> None:
 
     def own_part(array: Any) -> Any:
         return None if array is None else array[hvd.rank() :: hvd.size()]
+
+    def own_parts(batch: Any) -> Any:
+        return tf.nest.map_structure(own_part, batch)
 
     keras.Model.compile = compile_with_horovod
     keras.Model.fit = fit_with_horovod

@@ -24,6 +24,8 @@ class Row:
     tolerance: float = 1e-5  # largest |difference| / max(1, |reference|)
     compared: bool = True  # False: the row asserts by itself; ranks must still agree
     may_refuse: bool = False  # a clear refusal (an error with a HINT) is right too
+    strategy_only: bool = False  # calls the strategy's own methods, which stock
+    # Horovod does not have
 
 
 ROWS: dict[str, Row] = {}
@@ -36,6 +38,7 @@ def row(
     tolerance: float = 1e-5,
     compared: bool = True,
     may_refuse: bool = False,
+    strategy_only: bool = False,
 ) -> Callable[[RowFunction], RowFunction]:
     """Register the decorated function as one row of the matrix."""
 
@@ -45,7 +48,16 @@ def row(
             raise ValueError(f"Two rows are named {key!r}.")
         function_of_file = getattr(function, "func", function)  # look through partial
         group = function_of_file.__module__.rpartition(".")[2].replace("_", " ")
-        ROWS[key] = Row(key, title, group, function, tolerance, compared, may_refuse)
+        ROWS[key] = Row(
+            key,
+            title,
+            group,
+            function,
+            tolerance,
+            compared,
+            may_refuse,
+            strategy_only,
+        )
         return function
 
     return register

@@ -24,9 +24,24 @@ MEASURED = [name for name, mode in MODES.items() if not mode.peer and name != RE
 # that run them all; `make test-full` runs the others too.
 ONE_DEVICE = ("fitting", "partial batches", "gradients", "precision")
 OTHER_TRANSPORT = ("fitting", "data", "gradients", "execution", "files")
+SEVERAL_PROCESSES = (
+    "fitting",
+    "data",
+    "models",
+    "partial batches",
+    "gradients",
+    "precision",
+    "averaging",
+    "execution",
+    "layers",
+    "callbacks",
+    "files",
+    "custom loops",
+)
 UNEQUAL_SHARES = ("fitting", "data", "losses", "partial batches", "gradients", "layers")
 FAST_GROUPS = {
     "default": ONE_DEVICE,
+    "multiworker": SEVERAL_PROCESSES,
     "horovod-mpi": OTHER_TRANSPORT,
     "horovod-3": UNEQUAL_SHARES,
 }

@@ -154,9 +154,10 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
         if variable.name != "seed_generator_state"
     }
     # An optimizer that made no step may or may not have been built.
-    optimizer = model.optimizer
-    stepped = optimizer is not None and optimizer.iterations.numpy() > 0
-    for index, variable in enumerate(optimizer.variables if stepped else ()):
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or optimizer.iterations.numpy() == 0:
+        return found
+    for index, variable in enumerate(optimizer.variables):
         if "gradient_accumulator" not in variable.path:
             found[f"optimizer/{index}.{variable.name}"] = variable
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +68,16 @@ def strategy(name: str = "auto", **options: Any) -> tf.distribute.Strategy:
                 received=f"name={name!r}",
                 expected=", ".join(repr(known) for known in ("auto", *_STRATEGIES)),
                 hint="tfdist.strategy('auto') chooses by the launcher.",
+            )
+        )
+    known = inspect.signature(_STRATEGIES[name]).parameters
+    if unknown := set(options) - set(known):
+        raise TypeError(
+            explain(
+                f"Strategy {name!r} has no such option",
+                received=", ".join(sorted(unknown)),
+                expected=", ".join(known) or "no options",
+                hint=f"help(tfdist.{_STRATEGIES[name].__name__})",
             )
         )
     return _STRATEGIES[name](**options)

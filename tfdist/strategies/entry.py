@@ -16,19 +16,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfdist import cluster
 from tfdist.errors import explain
 from tfdist.gradients import keras_names
+from tfdist.strategies import arguments as describe
 from tfdist.strategies import chief_files, epochs, order
 from tfdist.strategies.steps import replaced
 from tfdist.strategies.training import KerasTraining, Phase, refuse_jit
 
 _WHOLE = ("fit", "evaluate", "predict")
 _BATCH = ("train_on_batch", "test_on_batch", "predict_on_batch")
-_SCALARS = ("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps")
 
 _strategy: weakref.ref[Any] | None = None  # the newest with more than one replica
 _wrapped = False
@@ -57,23 +56,24 @@ def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
             _refuse_outside(model)
             return method(model, *args, **kwargs)
         arguments = signature.bind(model, *args, **kwargs).arguments
-        if strategy._phases and strategy._phases[-1].name == "fit":
-            # Validation: `evaluate` on data that `fit` has prepared.
-            arguments.pop("x", None)
         refuse_jit(model)
-        details = _details(arguments) if name in _WHOLE else None
-        phase = Phase(name, model, from_dataset=name in _WHOLE)
+        known, details = "varying", None
+        if name in _WHOLE:
+            known = describe.batches(arguments, strategy.num_replicas_in_sync)
+            details = describe.details(arguments)
+        phase = Phase(name, model, known)
         with strategy._phase(phase, details), contextlib.ExitStack() as stack:
-            for prepared in _preparations(strategy, model, name, arguments):
+            for prepared in _preparations(strategy, model, name):
                 stack.enter_context(prepared)
-            return method(model, *args, **kwargs)
+            result = method(model, *args, **kwargs)
+        if name == "fit" and result.epoch and not result.history:
+            describe.refuse_empty("a dataset whose length was not known")
+        return result
 
     return call
 
 
-def _preparations(
-    strategy: Any, model: Any, name: str, arguments: dict[str, Any]
-) -> Iterator[Any]:
+def _preparations(strategy: Any, model: Any, name: str) -> Iterator[Any]:
     if name in ("fit", "evaluate"):
         yield _building_from_shapes(strategy, model)
         yield epochs.results_of_all_ranks(strategy, model, averaging=name == "fit")
@@ -94,51 +94,16 @@ def _building_from_shapes(strategy: Any, model: Any) -> Any:
     def build(iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
             spec = iterator.data_adapter.get_tf_dataset().element_spec
-            data_batch = tf.nest.map_structure(
-                lambda part: part if hasattr(part, "shape") else None, spec
-            )
+            data_batch = tf.nest.map_structure(_of_one_replica, spec)
         with strategy.scope():
             model._symbolic_build(data_batch=data_batch)
 
     return replaced(model, "_maybe_symbolic_build", build)
 
 
-def _details(arguments: dict[str, Any]) -> dict[str, str | int]:
-    """Describes a call: what must be equal on all ranks, and what must not be empty."""
-    details: dict[str, str | int] = {
-        name: str(arguments[name]) for name in _SCALARS if arguments.get(name)
-    }
-    for name in ("x", "y", "sample_weight"):
-        if arguments.get(name) is not None:
-            details[name] = _describe(arguments[name])
-    if details.get("x", "").__str__().endswith(_EMPTY):
-        raise ValueError(
-            explain(
-                "There is no data to go through",
-                received=f"x = {details['x']}",
-                expected="at least one batch",
-                hint="Check the path, the filter and the split of the dataset.",
-            )
-        )
-    return details
-
-
-_EMPTY = "no elements"
-
-
-def _describe(data: Any) -> str:
-    if isinstance(data, tf.data.Dataset):
-        length = int(data.cardinality())
-        text = f"tf.data.Dataset of {data.element_spec}, "
-        return text + (_EMPTY if length == 0 else f"cardinality {length}")
-    if isinstance(data, keras.utils.PyDataset):
-        return f"{type(data).__name__} of {data.num_batches} batches"
-    parts = [
-        f"{tuple(part.shape)} {part.dtype}" if hasattr(part, "dtype") else type(part)
-        for part in keras.tree.flatten(data)
-    ]
-    rows = [np.shape(part)[:1] for part in keras.tree.flatten(data)]
-    return f"{', '.join(map(str, parts))}{'' if (0,) not in rows else ', ' + _EMPTY}"
+def _of_one_replica(spec: Any) -> Any:
+    spec = getattr(spec, "_value_specs", (spec,))[0]
+    return spec if hasattr(spec, "shape") else None
 
 
 def _refuse_outside(model: Any) -> None:

@@ -33,6 +33,8 @@ def results_of_all_ranks(
         # Keras also asks inside a step, and while it builds the model symbolically.
         if shares.current() is not None or not tf.executing_eagerly():
             return own_results(model)
+        # A rank whose data ended sooner is found here, before it meets a collective.
+        strategy.agree(f"the end of {strategy.phase_name()}")
         if averaging:
             statistics = steps.replica_statistics(model)
             if statistics:

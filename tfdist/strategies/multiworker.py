@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +13,7 @@ from tensorflow.python.distribute import (
 )
 from tensorflow.python.eager import context
 
+from tfdist.coordination.launch import read_launch
 from tfdist.strategies import entry, sharding
 from tfdist.strategies.tensorflow_collectives import (
     ExecutionOrderKeys,
@@ -53,6 +55,8 @@ class MultiWorkerMirroredStrategy(
         *,
         stall_timeout: float | None = None,
     ) -> None:
+        if cluster_resolver is None:
+            read_launch(os.environ)  # words what is wrong with TF_CONFIG
         options = communication_options or (
             tf.distribute.experimental.CommunicationOptions()
         )

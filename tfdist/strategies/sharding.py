@@ -31,7 +31,7 @@ def replica_batches(
         replica: This replica's number, r.
 
     Raises:
-        ValueError: The dataset asks to be sharded by files, or is not batched.
+        ValueError: The dataset asks to be sharded by files.
     """
     if is_replica_batches(dataset) or replicas == 1:
         return dataset
@@ -48,6 +48,18 @@ def replica_batches(
                 "exactly, or leave the policy at AUTO.",
             )
         )
+
+    def own_rows(*batch: Any) -> Any:
+        batch = batch[0] if len(batch) == 1 else batch
+        return tf.nest.map_structure(
+            lambda value: _slice(value, replicas, replica), batch
+        )
+
+    return mark(dataset.map(own_rows, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE))
+
+
+def refuse_unbatched(dataset: tf.data.Dataset) -> None:
+    """Raises ValueError if the elements are single examples."""
     for spec in tf.nest.flatten(dataset.element_spec):
         if getattr(spec, "shape", None) is not None and spec.shape.rank == 0:
             raise ValueError(
@@ -58,14 +70,6 @@ def replica_batches(
                     hint="dataset = dataset.batch(global_batch_size)",
                 )
             )
-
-    def own_rows(*batch: Any) -> Any:
-        batch = batch[0] if len(batch) == 1 else batch
-        return tf.nest.map_structure(
-            lambda value: _slice(value, replicas, replica), batch
-        )
-
-    return mark(dataset.map(own_rows, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE))
 
 
 def mark(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -32,7 +32,7 @@ def model_of(fn: Callable[..., Any]) -> tuple[keras.Model, str] | None:
 
 
 def replica_function(
-    fn: Callable[..., Any], model: keras.Model | None, role: str, equal: bool
+    fn: Callable[..., Any], model: keras.Model | None, role: str, batches: str
 ) -> Callable[..., Any]:
     """Returns `fn` as one replica is to run it.
 
@@ -40,14 +40,15 @@ def replica_function(
         fn: The user's or Keras's function.
         model: The Keras model whose step it is, if any.
         role: "train_step", "test_step", "predict_step", or "" for a custom loop.
-        equal: Whether batches of a known size have that size on all replicas.
+        batches: "equal" if they have the same size on all replicas; "static" if that
+            is so where the size is known while tracing; else "varying".
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
         replica = _replica_number()
         data = (args, kwargs)
-        known = equal and not tf.executing_eagerly() and _static(data)
-        share = shares.Shares(data, equal=known, replica=replica)
+        static = batches == "static" and not tf.executing_eagerly() and _static(data)
+        share = shares.Shares(data, equal=static or batches == "equal", replica=replica)
         with shares.entered(share):
             kept = _kept_statistics(model, share) if role == "train_step" else []
             outputs = fn(*args, **kwargs)

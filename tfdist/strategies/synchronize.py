@@ -5,6 +5,7 @@ Each function is called outside `strategy.run`, by all processes alike.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def send_from_first(strategy: tf.distribute.Strategy, variables: Sequence[Any]) 
     _run(strategy, replica)
 
 
-def average(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:
+def average(strategy: Any, variables: Sequence[Any]) -> None:
     """Sets each float variable to its mean over all replicas."""
 
     def replica() -> None:
@@ -49,42 +50,68 @@ def average(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:
         ):
             variable.assign(total / replicas())
 
-    _run(strategy, replica)
+    _run_often(strategy, "average", variables, replica)
 
 
-def sums(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> list[tf.Tensor]:
+def sums(strategy: Any, variables: Sequence[Any]) -> list[tf.Tensor]:
     """Returns the sum over all replicas of each variable's replica-local value."""
 
     def replica() -> list[tf.Tensor]:
         values = [tf.convert_to_tensor(variable.value) for variable in variables]
         return sum_tensors(values, lanes.STATE)
 
-    return [_first(strategy, total) for total in _run(strategy, replica)]
+    totals = _run_often(strategy, "sums", variables, replica)
+    return [_first(strategy, total) for total in totals]
 
 
-def gather_integers(
-    strategy: tf.distribute.Strategy, value: int, rank: int, size: int
-) -> list[int]:
+def gather_integers(strategy: Any, value: int, rank: int, size: int) -> list[int]:
     """Returns the integers that the processes pass, in the order of their ranks."""
     own = np.zeros(size, np.int64)
     own[rank] = value
     per_process = max(strategy.num_replicas_in_sync // size, 1)
 
-    def replica() -> list[tf.Tensor]:
-        return sum_tensors([tf.constant(own)], lanes.STATE)
+    def replica(numbers: tf.Tensor) -> list[tf.Tensor]:
+        return sum_tensors([numbers], lanes.STATE)
 
-    (total,) = _run(strategy, replica)
+    (total,) = _run_often(strategy, "integers", [], replica, tf.constant(own))
     return [int(v) // per_process for v in _first(strategy, total).numpy()]
 
 
-def _run(strategy: tf.distribute.Strategy, replica: Callable[[], Any]) -> Any:
-    # Strategy's own `run`, past what tfdist adds for the user's functions.
-    @tf.function(autograph=False)
-    def program() -> Any:
-        return tf.distribute.Strategy.run(strategy, replica)
+def _program(strategy: Any, replica: Callable[..., Any], *arguments: Any) -> Any:
+    """Traces a replica function; `Strategy.run` is TensorFlow's own, past tfdist's."""
 
+    @tf.function(autograph=False)
+    def program(*args: Any) -> Any:
+        return tf.distribute.Strategy.run(strategy, replica, args=args)
+
+    return program.get_concrete_function(*arguments)
+
+
+def _run(strategy: Any, replica: Callable[..., Any]) -> Any:
     with tf.init_scope():
-        return program()
+        return _program(strategy, replica)()
+
+
+def _run_often(
+    strategy: Any,
+    kind: str,
+    variables: Sequence[Any],
+    replica: Callable[..., Any],
+    *arguments: Any,
+) -> Any:
+    """Runs a replica function that was traced at its first use for these variables."""
+    programs = _programs.setdefault(strategy, {})
+    # A program keeps its variables alive, so their numbers are not given away.
+    key = (kind, tuple(id(variable) for variable in variables))
+    if key not in programs:
+        while len(programs) >= _PROGRAMS_KEPT:
+            programs.pop(next(iter(programs)))
+        programs[key] = _program(strategy, replica, *arguments)
+    return programs[key](*arguments)
+
+
+_PROGRAMS_KEPT = 16  # of each strategy; each keeps a model's variables alive
+_programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -34,10 +34,22 @@ class Phase:
 
     name: str  # "fit", "evaluate", "predict", "train_on_batch", ...
     model: Any
-    from_dataset: bool  # batches come from a dataset whose shapes all ranks share
+    batches: str  # "equal" on all replicas, equal if "static", or "varying"
 
 
 _open_ledger: ledgers.Ledger = ledgers.NullLedger()
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _called_as_it_is(method: _Method) -> _Method:
+    """Keeps autograph from converting the method, but not what it calls.
+
+    Like TensorFlow's own: its `do_not_convert` would reach the user's function too.
+    """
+    method.autograph_info__ = {}  # type: ignore[attr-defined]
+    return method
+
 
 # At run time the strategy's own class follows in the order of the bases.
 _Strategy: Any = tf.distribute.Strategy if TYPE_CHECKING else object
@@ -84,14 +96,20 @@ class KerasTraining(_Strategy):
                 ),
             )
         )
-        if size > 1 and rank > 0:
-            # One progress bar: the chief's.
-            keras.utils.disable_interactive_logging()
+
+    def agree(self, what: str, details: dict[str, Any] | None = None) -> None:
+        """Waits for all ranks to come to `what`, or raises what they disagree on."""
+        self._ledger.agree(what, details)
+
+    def phase_name(self) -> str:
+        """Returns what this process is in the middle of, such as "fit"."""
+        return self._phases[-1].name if self._phases else "the script"
 
     def gather_integers(self, value: int) -> list[int]:
         """Returns the integers that the processes pass, in the order of their ranks."""
         return synchronize.gather_integers(self, value, cluster.rank(), cluster.size())
 
+    @_called_as_it_is
     def run(
         self,
         fn: Callable[..., Any],
@@ -112,12 +130,12 @@ class KerasTraining(_Strategy):
                 attach(model.optimizer, model)
         if model is None and phase is not None:
             model = phase.model
-        equal = phase is None or phase.from_dataset
+        batches = "static" if phase is None else phase.batches
         # As TensorFlow's `run` does it; our own wrapper needs no conversion.
         control = tf.__internal__.autograph.control_status_ctx()
         fn = tf.__internal__.autograph.tf_convert(fn, control, convert_by_default=False)
         replica_fn = tf.autograph.experimental.do_not_convert(
-            steps.replica_function(fn, model, role, equal)
+            steps.replica_function(fn, model, role, batches)
         )
         self._send_state(model)
         with self.scope(), steps.instrumented(model):
@@ -125,6 +143,7 @@ class KerasTraining(_Strategy):
         self._send_state(model)
         return result
 
+    @_called_as_it_is
     def reduce(self, reduce_op: Any, value: Any, axis: Any = None) -> Any:
         """Reduces a value over replicas; see `tf.distribute.Strategy.reduce`.
 
@@ -136,6 +155,7 @@ class KerasTraining(_Strategy):
             return first
         return super().reduce(reduce_op, value, axis=axis)
 
+    @_called_as_it_is
     def gather(self, value: Any, axis: int) -> Any:
         """Joins the replicas' tensors; see `tf.distribute.Strategy.gather`."""
         dtype = tf.as_dtype(self._first_result(value).dtype)
@@ -170,7 +190,7 @@ class KerasTraining(_Strategy):
         if not new:
             return
         with tf.init_scope():
-            self._ledger.agree("start from rank 0's weights", _fingerprint(model, new))
+            self.agree("start from rank 0's weights", _fingerprint(model, new))
             synchronize.send_from_first(self, new)
         self._sent.update((id(variable), variable) for variable in new)
 
@@ -178,8 +198,11 @@ class KerasTraining(_Strategy):
     def _phase(self, phase: Phase, details: dict[str, Any] | None) -> Iterator[None]:
         """Enters a phase with all ranks, and says why if a collective fails in it."""
         if details is not None:
-            self._ledger.agree(phase.name, details)
+            self.agree(phase.name, details)
         self._ledger.activity(phase.name)
+        if cluster.rank() > 0:
+            # One progress bar: the chief's. clear_session() forgets the setting.
+            keras.utils.disable_interactive_logging()
         self._phases = (*self._phases, phase)
         try:
             yield

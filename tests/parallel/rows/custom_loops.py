@@ -39,17 +39,20 @@ def tape_loop(setting: Setting, rows: int, **options: Any) -> Results:
     return outcome(setting, model) | {"history/loss": np.asarray(losses)}
 
 
-@row("GradientTape loop with strategy.run")
+@row("GradientTape loop with strategy.run", strategy_only=True)
 def tape(setting: Setting) -> Results:
     return tape_loop(setting, 64)
 
 
-@row("GradientTape loop, clipping, accumulation 2, partial last batch")
+@row(
+    "GradientTape loop, clipping, accumulation 2, partial last batch",
+    strategy_only=True,
+)
 def tape_clipped(setting: Setting) -> Results:
     return tape_loop(setting, 57, global_clipnorm=0.05, gradient_accumulation_steps=2)
 
 
-@row("strategy.run, reduce (sum, mean) and gather")
+@row("strategy.run, reduce (sum, mean) and gather", strategy_only=True)
 def reduce_and_gather(setting: Setting) -> Results:
     strategy = setting.distribution
     with setting.scope():

@@ -142,13 +142,13 @@ def unknown_cardinality(setting: Setting) -> Results:
     return fit_on(setting, batches(*regression()).filter(lambda x, y: True))
 
 
-@row("distributed dataset")
+@row("distributed dataset", strategy_only=True)
 def distributed_dataset(setting: Setting) -> Results:
     data = batches(*regression())
     return fit_on(setting, setting.distribution.experimental_distribute_dataset(data))
 
 
-@row("dataset from function")
+@row("dataset from function", strategy_only=True)
 def dataset_from_function(setting: Setting) -> Results:
     batch = 12  # get_per_replica_batch_size refuses what 2 or 3 does not divide
 

@@ -1,0 +1,89 @@
+"""What the arguments of fit, evaluate and predict say before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.errors import explain
+from tfdist.strategies.sharding import refuse_unbatched
+
+_SCALARS = ("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps")
+_DATA = ("x", "y", "sample_weight")
+_EMPTY = "no elements"
+_KERAS_BATCH_SIZE = 32  # where `fit` is given none
+
+
+def details(arguments: Mapping[str, Any]) -> dict[str, str | int]:
+    """Describes a call: what has to be equal on all ranks.
+
+    Args:
+        arguments: The bound arguments of `fit`, `evaluate` or `predict`.
+
+    Raises:
+        ValueError: There is no data, or a dataset is not batched.
+    """
+    found: dict[str, str | int] = {
+        name: str(arguments[name]) for name in _SCALARS if arguments.get(name)
+    }
+    found.update(
+        (name, _describe(arguments[name]))
+        for name in _DATA
+        if arguments.get(name) is not None
+    )
+    if _EMPTY in str(found.get("x")):
+        refuse_empty(str(found["x"]))
+    return found
+
+
+def refuse_empty(received: str) -> None:
+    """Raises ValueError about data without a single batch."""
+    raise ValueError(
+        explain(
+            "There is no data to go through",
+            received=received,
+            expected="at least one batch",
+            hint="Check the path, the filter and the split of the dataset.",
+        )
+    )
+
+
+def batches(arguments: Mapping[str, Any], replicas: int) -> str:
+    """Returns what is known of the replicas' batch sizes, see `Phase.batches`.
+
+    Arrays whose batches all divide by the number of replicas are "equal", so their
+    steps need not count examples; of a dataset, what its static shapes say holds.
+    """
+    arrays = keras.tree.flatten(arguments.get("x"))
+    if not all(isinstance(array, np.ndarray | tf.Tensor) for array in arrays):
+        return "static"
+    rows = int(arrays[0].shape[0]) if arrays else 0
+    rows = int(rows * (1.0 - (arguments.get("validation_split") or 0.0)))
+    steps = arguments.get("steps_per_epoch") or arguments.get("steps")
+    size = arguments.get("batch_size") or (-(-rows // steps) if steps else None)
+    size = size or _KERAS_BATCH_SIZE
+    even = rows % size == 0 and size % replicas == 0
+    return "equal" if rows and even else "static"
+
+
+def _describe(data: Any) -> str:
+    if isinstance(data, tf.data.Dataset):
+        refuse_unbatched(data)
+        length = int(data.cardinality())
+        size = _EMPTY if length == 0 else f"cardinality {length}"
+        return f"tf.data.Dataset of {data.element_spec}, {size}"
+    if isinstance(data, keras.utils.PyDataset):
+        return f"{type(data).__name__} of {data.num_batches} batches"
+    if isinstance(data, Mapping):
+        return ", ".join(f"{key}: {_describe(data[key])}" for key in sorted(data))
+    if isinstance(data, list | tuple) and any(hasattr(part, "shape") for part in data):
+        return ", ".join(_describe(part) for part in data)
+    if not hasattr(data, "shape") or not hasattr(data, "dtype"):
+        empty = hasattr(data, "__len__") and len(data) == 0
+        return _EMPTY if empty else type(data).__name__
+    empty = len(data.shape) > 0 and data.shape[0] == 0
+    return _EMPTY if empty else f"{tuple(data.shape)} {data.dtype}"

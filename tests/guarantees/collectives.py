@@ -80,7 +80,7 @@ def two_embeddings(place: Place) -> Any:
         model = keras.Model(inputs, keras.layers.Dense(1)(joined))
         model.compile("sgd", "mse")
     data = tf.data.Dataset.from_tensor_slices((ids, np.ones((8, 1), "float32")))
-    return fitted(model, data.batch(4))
+    return fitted(model, data.batch(4, drop_remainder=True))
 
 
 def accumulation(place: Place) -> Any:

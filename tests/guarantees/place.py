@@ -37,7 +37,7 @@ class Place:
         return self.connect()
 
     def connect(self) -> tf.distribute.Strategy:
-        """Make a strategy, with a new ledger: after a disagreement the old one is over."""
+        """Make a strategy, whose ledger is new: a disagreement ends the old one."""
         options = {"devices": ["CPU:0", "CPU:1"]} if self.kind == "mirrored" else {}
         return tfdist.strategy(self.kind, **options)
 

@@ -58,7 +58,7 @@ def test_accumulation_communicates_only_under_its_condition(horovod: Findings) -
     assert conditions("accumulation", "gradients") == [1]
 
 
-@pytest.mark.parametrize("case", ["many_variables", "many_metrics", "several_steps"])
+@pytest.mark.parametrize("case", ["many_variables", "many_metrics"])
 def test_mirrored_needs_no_more_either(case: str, mirrored: Findings) -> None:
     (plain,), (more,) = mirrored["plain"], mirrored[case]
     # One buffer of gradients and one of logs, started by each of the two replicas.

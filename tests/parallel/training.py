@@ -72,12 +72,14 @@ def compile_under(
     build: Callable[[], keras.Model],
     optimizer: Callable[[], keras.optimizers.Optimizer],
     loss: Any,
+    metrics: Any = None,
     **options: Any,
 ) -> keras.Model:
     """Build and compile inside the strategy's scope, as a user does."""
     with setting.scope():
         model = build()
-        model.compile(optimizer=optimizer(), loss=loss, **options)
+        metrics = metrics() if callable(metrics) else metrics
+        model.compile(optimizer=optimizer(), loss=loss, metrics=metrics, **options)
     return model
 
 

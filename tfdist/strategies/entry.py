@@ -23,7 +23,7 @@ from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.strategies import arguments as describe
 from tfdist.strategies import chief_files, epochs, order
-from tfdist.strategies.steps import replaced
+from tfdist.strategies.steps import replaced, replica_draws
 from tfdist.strategies.training import KerasTraining, Phase, refuse_jit
 
 _WHOLE = ("fit", "evaluate", "predict")
@@ -43,6 +43,8 @@ def install(strategy: KerasTraining) -> None:
     for name in (*_WHOLE, *_BATCH):
         setattr(keras.Model, name, _entered(getattr(keras.Model, name), name))
     chief_files.install()
+    generator = keras.random.SeedGenerator
+    generator.next = replica_draws(generator.next)
     _wrapped = True
 
 

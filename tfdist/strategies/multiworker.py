@@ -55,8 +55,8 @@ class MultiWorkerMirroredStrategy(
         *,
         stall_timeout: float | None = None,
     ) -> None:
-        if cluster_resolver is None:
-            read_launch(os.environ)  # words what is wrong with TF_CONFIG
+        # Words what is wrong with TF_CONFIG, which TensorFlow reads again.
+        launch = read_launch(os.environ) if cluster_resolver is None else None
         options = communication_options or (
             tf.distribute.experimental.CommunicationOptions()
         )
@@ -65,7 +65,7 @@ class MultiWorkerMirroredStrategy(
         self._connect(
             rank=extended.worker,
             size=extended.workers,
-            local_rank=0,
+            local_rank=0 if launch is None else launch.local_rank,
             one_host=extended.one_host,
             broadcast=_broadcast_bytes if extended.worker else _publish_bytes,
             unblock=lambda: context.context().abort_collective_ops(

@@ -1,13 +1,14 @@
 """What a Keras step needs on a replica, added while it is traced.
 
 Everything is set on the model for the duration of one `strategy.run` and taken back:
-weights of the loss terms, seeds that differ between replicas, statistics that an
-empty replica must not touch, and logs that agree on all replicas.
+weights of the loss terms, statistics that an empty replica must not touch, and logs
+that agree on all replicas.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,7 +64,7 @@ def replica_function(
 
 @contextlib.contextmanager
 def instrumented(model: keras.Model | None) -> Iterator[None]:
-    """Makes the model's losses and random layers aware of the replica."""
+    """Makes the model's losses aware of the replica."""
     with contextlib.ExitStack() as stack:
         if model is not None:
             for owner, name, value in _replacements(model):
@@ -166,9 +167,6 @@ def _replacements(model: keras.Model) -> Iterator[tuple[Any, str, Any]]:
                 "activity_regularizer",
                 losses.recording_regularizer(layer.activity_regularizer, summed),
             )
-        for value in list(vars(layer).values()):
-            if isinstance(value, keras.random.SeedGenerator):
-                yield value, "next", _replica_draw(value.next)
     yield (
         model,
         "_aggregate_additional_loss",
@@ -184,15 +182,16 @@ def _replacements(model: keras.Model) -> Iterator[tuple[Any, str, Any]]:
             yield tracker, "update_state", losses.correct_tracker(tracker.update_state)
 
 
-def _replica_draw(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a seed generator's `next` with other draws on every replica.
+def replica_draws(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `SeedGenerator.next` with other draws on every replica.
 
-    Its state stays equal everywhere, so files and comparisons of replicas need not
-    know; replica 0 draws what one process draws.
+    The generator's state stays equal everywhere, so files and comparisons of replicas
+    need not know; replica 0 draws what one process draws.
     """
 
-    def draw_for_replica(*args: Any, **kwargs: Any) -> tf.Tensor:
-        seed = draw(*args, **kwargs)
+    @functools.wraps(draw)
+    def draw_for_replica(self: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        seed = draw(self, *args, **kwargs)
         share = shares.current()
         if share is None or share.replica == 0:
             return seed

@@ -130,6 +130,7 @@ class KerasTraining(_Strategy):
                 attach(model.optimizer, model)
         if model is None and phase is not None:
             model = phase.model
+        self._refuse_foreign(model)
         batches = "static" if phase is None else phase.batches
         # As TensorFlow's `run` does it; our own wrapper needs no conversion.
         control = tf.__internal__.autograph.control_status_ctx()
@@ -175,6 +176,22 @@ class KerasTraining(_Strategy):
 
     def _first_result(self, value: Any) -> Any:
         return self.experimental_local_results(value)[0]
+
+    def _refuse_foreign(self, model: Any) -> None:
+        """Raises ValueError if a variable of the model is not on every replica."""
+        if model is None or not model.built or self.num_replicas_in_sync == 1:
+            return
+        for variable in [*model.variables, *model.metrics_variables]:
+            if not self.extended.variable_created_in_scope(variable.value):
+                raise ValueError(
+                    explain(
+                        f"A part of model {model.name!r} was created outside the "
+                        "strategy's scope, so it exists only once",
+                        received=f"variable {variable.path!r}",
+                        expected="all layers and metrics created inside the scope",
+                        hint="Move their creation into `with strategy.scope():`.",
+                    )
+                )
 
     def _send_state(self, model: Any) -> None:
         """Starts a model from rank 0's weights, once it is built."""

@@ -57,7 +57,7 @@ def metrics_binary(setting: Setting) -> Results:
         loss="binary_crossentropy",
         data=binary(),
         compiled={
-            "metrics": [
+            "metrics": lambda: [
                 "accuracy",
                 keras.metrics.AUC(num_thresholds=20, name="auc"),
                 keras.metrics.Precision(name="precision"),

@@ -163,8 +163,7 @@ class OwnStep(Subclassed):
 
 
 def own_step(setting: Setting, **options: Any) -> Results:
-    metrics = [keras.metrics.MeanAbsoluteError(name="mae")]
-    return train(setting, build=OwnStep, compiled={"metrics": metrics}, **options)
+    return train(setting, build=OwnStep, compiled={"metrics": ["mae"]}, **options)
 
 
 @row("custom train_step")

@@ -65,7 +65,9 @@ def metrics_odd(setting: Setting) -> Results:
         build=lambda: perceptron(activation="sigmoid"),
         loss="binary_crossentropy",
         data=binary(49),
-        compiled={"metrics": [keras.metrics.AUC(num_thresholds=20, name="auc")]},
+        compiled={
+            "metrics": lambda: [keras.metrics.AUC(num_thresholds=20, name="auc")]
+        },
         validation_data=binary(33),
     )
 

@@ -23,7 +23,10 @@ def digest(arrays: Iterable[Any]) -> str:
 
 
 def five_steps(place: Place, repeats: int) -> Any:
-    """The digests of all weights after the same five steps, again and again."""
+    """The digests of all weights after the same five steps, again and again.
+
+    The last of them is the negative control: one weight starts one bit higher.
+    """
     with place.strategy.scope():
         model = keras.Sequential([keras.layers.Dense(units) for units in UNITS])
         model.compile(keras.optimizers.Adam(0.01), "mse")
@@ -37,13 +40,17 @@ def five_steps(place: Place, repeats: int) -> Any:
     variables = [*model.variables, *model.optimizer.variables]
     initial: list[np.ndarray] = []
     found = []
-    for _ in range(repeats + 1):
+    for run in range(repeats + 2):
         model.fit(data, verbose=0)
         found.append(digest(variables))
         if not initial:  # rank 0's weights have arrived: start again from what they are
             initial = [np.array(variable) for variable in variables]
         for variable, value in zip(variables, initial, strict=True):
             variable.assign(value)
+        if run == repeats:
+            kernel = initial[0].copy()
+            kernel[0, 0] = np.nextafter(kernel[0, 0], np.inf, dtype=kernel.dtype)
+            variables[0].assign(kernel)
     return found[1:]
 
 

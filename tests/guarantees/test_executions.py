@@ -1,5 +1,7 @@
 """`steps_per_execution` with a remainder runs every time, as single steps do."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.guarantees.launch import launch
@@ -11,7 +13,7 @@ LONG = [
 
 
 @pytest.mark.parametrize(("way", "name", "count"), [("horovod", "ten", 10), *LONG])
-def test_no_run_fails(way: str, name: str, count: int, tmp_path) -> None:
+def test_no_run_fails(way: str, name: str, count: int, tmp_path: Path) -> None:
     findings = launch("executions", way, tmp_path, name, seconds=280)
     first, second = findings[name]
     assert first == second

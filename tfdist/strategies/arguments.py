@@ -9,8 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist import cluster
 from tfdist.errors import explain
-from tfdist.strategies.sharding import refuse_unbatched
+from tfdist.strategies.order import refuse_random_order, shuffle_seeds
+from tfdist.strategies.sharding import is_replica_batches, refuse_unbatched
 
 _SCALARS = ("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps")
 _DATA = ("x", "y", "sample_weight")
@@ -75,7 +77,12 @@ def _describe(data: Any) -> str:
         refuse_unbatched(data)
         length = int(data.cardinality())
         size = _EMPTY if length == 0 else f"cardinality {length}"
-        return f"tf.data.Dataset of {data.element_spec}, {size}"
+        text = f"tf.data.Dataset of {data.element_spec}, {size}"
+        if is_replica_batches(data) or not (seeds := shuffle_seeds(data)):
+            return text
+        if cluster.size() > 1:
+            refuse_random_order(data)
+        return f"{text}, shuffled with the seeds {seeds}"
     if isinstance(data, keras.utils.PyDataset):
         return f"{type(data).__name__} of {data.num_batches} batches"
     if isinstance(data, Mapping):

@@ -36,6 +36,8 @@ _wrapped = False
 def install(strategy: KerasTraining) -> None:
     """Notes the strategy and wraps Keras's methods, once in a process."""
     global _strategy, _wrapped
+    if cluster.size() > 1:
+        order.settle_global_seed(strategy)
     if strategy.num_replicas_in_sync > 1:
         _strategy = weakref.ref(strategy)
     if _wrapped:

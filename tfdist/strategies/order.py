@@ -10,6 +10,46 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from tfdist.errors import explain
+
+
+def shuffle_seeds(dataset: tf.data.Dataset) -> list[tuple[int, int]]:
+    """Returns the seeds of every `shuffle` in a dataset; (0, 0) is a random one."""
+    seeds = [seeds for source in dataset._inputs() for seeds in shuffle_seeds(source)]
+    if hasattr(dataset, "_seed") and hasattr(dataset, "_seed2"):
+        seeds.append((int(dataset._seed), int(dataset._seed2)))
+    return seeds
+
+
+def refuse_random_order(dataset: tf.data.Dataset) -> None:
+    """Raises ValueError if every rank would shuffle a dataset in an order of its own.
+
+    Each rank takes its rows of every global batch: of different batches, that would
+    be one example on two ranks and another on none.
+    """
+    if (0, 0) in shuffle_seeds(dataset):
+        raise ValueError(
+            explain(
+                "The dataset is shuffled differently on every rank",
+                received="dataset.shuffle() without a seed",
+                expected="one order on all ranks, of which each takes its rows",
+                hint="Call tfdist.set_seed(1) before building the dataset, or "
+                "dataset.shuffle(buffer_size, seed=1).",
+            )
+        )
+
+
+def settle_global_seed(strategy: Any) -> None:
+    """Gives all ranks one random seed, where the script has set none so far."""
+    own = context.global_seed()
+    seeds = strategy.gather_integers(-1 if own is None else own)
+    if seeds.count(-1) == len(seeds):
+        tf.random.set_seed(_random_seed_of_first(strategy))
+
+
+def _random_seed_of_first(strategy: Any) -> int:
+    return strategy.gather_integers(random.SystemRandom().getrandbits(31))[0]
+
 
 @contextlib.contextmanager
 def shared_seed(strategy: Any) -> Iterator[None]:
@@ -23,8 +63,9 @@ def shared_seed(strategy: Any) -> Iterator[None]:
         strategy: The strategy that connects the ranks; all of them call this.
     """
     own = context.global_seed()
-    proposal = random.SystemRandom().getrandbits(31) if own is None else own
-    first = strategy.gather_integers(proposal)[0]
+    first = strategy.gather_integers(-1 if own is None else own)[0]
+    if first == -1:
+        first = _random_seed_of_first(strategy)
     if first == own:
         yield
         return

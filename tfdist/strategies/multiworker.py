@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 from typing import Any
 
@@ -67,7 +68,7 @@ class MultiWorkerMirroredStrategy(
             size=extended.workers,
             local_rank=0 if launch is None else launch.local_rank,
             one_host=extended.one_host,
-            broadcast=_broadcast_bytes if extended.worker else _publish_bytes,
+            broadcast=_fetch_bytes if extended.worker else _publish_bytes,
             unblock=lambda: context.context().abort_collective_ops(
                 tf.errors.ABORTED, "tfdist found that the workers disagree"
             ),
@@ -139,16 +140,19 @@ class _Extended(
         )
 
 
-_KEY = "tfdist/start"
+# TensorFlow's coordination service keeps the first value of a key; strategies are
+# made in the same order on all workers.
+_keys = (f"tfdist/start/{number}" for number in itertools.count())
 
 
 def _publish_bytes(payload: bytes) -> bytes:
     """Worker 0 leaves its payload with TensorFlow's coordination service."""
-    context.context().set_config_key_value(_KEY, base64.b64encode(payload).decode())
+    value = base64.b64encode(payload).decode()
+    context.context().set_config_key_value(next(_keys), value)
     return payload
 
 
-def _broadcast_bytes(payload: bytes) -> bytes:
+def _fetch_bytes(payload: bytes) -> bytes:
     """The other workers fetch it."""
     del payload
-    return base64.b64decode(context.context().get_config_key_value(_KEY))
+    return base64.b64decode(context.context().get_config_key_value(next(_keys)))

@@ -6,6 +6,7 @@ model loads where tfdist is not installed.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from tfdist.gradients import keras_names, shares
 from tfdist.gradients.collectives import all_true, sum_gradients
 
 _MARK = "_tfdist_gradient_path"
+_paths: weakref.WeakSet[GradientPath] = weakref.WeakSet()
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
 
@@ -61,14 +63,26 @@ def attach(
     base = keras_names.innermost(optimizer)
     keras_names.require(base, keras_names.OPTIMIZER)
     # Bypasses Keras's attribute tracking, which would look for variables in it.
-    object.__setattr__(optimizer, _MARK, GradientPath(optimizer, base, model))
+    path = GradientPath(optimizer, base, model)
+    object.__setattr__(optimizer, _MARK, path)
+    _paths.add(path)
     return optimizer
+
+
+def attached(strategy: Any) -> list[tuple[Any, Any]]:
+    """Returns (model or None, optimizer) of each path under `strategy`, in order."""
+    paths = sorted(_paths, key=lambda path: path.number)
+    return [(path.model, path.optimizer) for path in paths if path.strategy is strategy]
 
 
 class GradientPath:
     """The hooks on one optimizer and what they remember while tracing."""
 
+    _numbers = itertools.count()
+
     def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
+        self.number = next(self._numbers)  # the same on all ranks of one script
+        self.optimizer = optimizer
         self._model = weakref.ref(model) if model is not None else None
         self._reductions = 0
         self._base = base
@@ -84,9 +98,19 @@ class GradientPath:
                 _agree_on_finite(optimizer)
             optimizer = optimizer.inner_optimizer
 
+    @property
+    def model(self) -> Any:
+        """The model that the optimizer trains, if it is known and still exists."""
+        return self._model() if self._model is not None else None
+
+    @property
+    def strategy(self) -> Any:
+        """The strategy under which the optimizer was created."""
+        return getattr(self._base, "_distribution_strategy", None)
+
     def serve(self, model: Any) -> None:
         """Notes the model, or refuses a second one."""
-        known = self._model() if self._model is not None else None
+        known = self.model
         if model is None or known is model:
             return
         if known is not None:

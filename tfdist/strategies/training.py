@@ -14,7 +14,8 @@ import tensorflow as tf
 from tfdist import cluster
 from tfdist.coordination import ledger as ledgers
 from tfdist.errors import explain
-from tfdist.gradients.attach import attach
+from tfdist.gradients import keras_names
+from tfdist.gradients.attach import attach, attached
 from tfdist.strategies import steps, synchronize
 
 # What TensorFlow's collectives cannot gather travels in a wider type.
@@ -194,22 +195,20 @@ class KerasTraining(_Strategy):
                 )
 
     def _send_state(self, model: Any) -> None:
-        """Starts a model from rank 0's weights, once it is built."""
-        if model is None or not model.built or cluster.size() == 1:
+        """Starts a model, or a loop's attached optimizers, from rank 0's weights."""
+        if cluster.size() == 1:
             return
-        optimizer = [] if model.optimizer is None else model.optimizer.variables
-        metrics = {id(variable) for variable in model.metrics_variables}
-        new = [
-            variable
-            for variable in [*model.variables, *optimizer]
-            if id(variable) not in metrics and self._sent.get(id(variable)) is None
-        ]
-        if not new:
-            return
-        with tf.init_scope():
-            self.agree("start from rank 0's weights", _fingerprint(model, new))
-            synchronize.send_from_first(self, new)
-        self._sent.update((id(variable), variable) for variable in new)
+        pairs = attached(self) if model is None else [(model, model.optimizer)]
+        for model, optimizer in pairs:
+            known = _variables(model, optimizer)
+            new = [v for v in known if self._sent.get(id(v)) is None]
+            if new:
+                with tf.init_scope():
+                    self.agree(
+                        "start from rank 0's weights", _fingerprint(new, optimizer)
+                    )
+                    synchronize.send_from_first(self, new)
+                self._sent.update((id(variable), variable) for variable in new)
 
     @contextlib.contextmanager
     def _phase(self, phase: Phase, details: dict[str, Any] | None) -> Iterator[None]:
@@ -232,16 +231,26 @@ class KerasTraining(_Strategy):
             self._phases = self._phases[:-1]
 
 
-def _fingerprint(model: Any, variables: list[Any]) -> dict[str, str]:
+def _variables(model: Any, optimizer: Any) -> list[Any]:
+    """Returns all variables that decide the training, as far as they exist yet."""
+    weights = []
+    if model is not None:
+        metrics = {id(variable) for variable in model.metrics_variables}
+        weights = [v for v in model.variables if id(v) not in metrics]
+        if not model.built:
+            return []
+    elif optimizer.built:
+        weights = keras_names.innermost(optimizer)._trainable_variables
+    return [*weights, *([] if optimizer is None else optimizer.variables)]
+
+
+def _fingerprint(variables: list[Any], optimizer: Any) -> dict[str, str]:
     """Returns what has to be equal on all ranks before weights can be sent."""
-    optimizer = model.optimizer
     details = {
         f"variable {number}": f"{tuple(variable.shape)} {variable.dtype}"
         for number, variable in enumerate(variables)
     }
-    if optimizer is not None:
-        details["optimizer"] = type(optimizer).__name__
-    return details
+    return {**details, "optimizer": type(optimizer).__name__}
 
 
 def refuse_jit(model: Any) -> None:

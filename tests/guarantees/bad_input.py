@@ -89,6 +89,12 @@ def optimizer_outside(place: Place) -> Any:
     return refused(model, lambda: model.fit(batches(), verbose=0))
 
 
+def metric_outside(place: Place) -> Any:
+    assert place.strategy
+    model = compiled(place.strategy, metrics=[keras.metrics.AUC()])
+    return refused(model, lambda: model.fit(batches(), verbose=0))
+
+
 def compiled_by_xla(place: Place) -> Any:
     model = compiled(place.strategy, jit_compile=True)
     return refused(model, lambda: model.fit(batches(), verbose=0))
@@ -151,6 +157,7 @@ EVERYWHERE = (
     outside_scope,
     shared_optimizer,
     optimizer_outside,
+    metric_outside,
     compiled_by_xla,
     unknown_regularizer,
     unbatched,

@@ -55,7 +55,8 @@ def many_variables(place: Place) -> Any:
 
 
 def many_metrics(place: Place) -> Any:
-    metrics = ["mae", "mse", "mape", keras.metrics.AUC(), "cosine_similarity"]
+    with place.strategy.scope():
+        metrics = ["mae", "mse", "mape", keras.metrics.AUC(), "cosine_similarity"]
     return fitted(compiled(place.strategy, metrics=metrics), batches())
 
 

@@ -58,6 +58,11 @@ def other_steps(place: Place) -> Any:
     return fails(place, lambda s: compiled(s).fit(data, verbose=0))
 
 
+def other_order(place: Place) -> Any:
+    data = batches().shuffle(2, seed=1 + place.rank)
+    return fails(place, lambda s: compiled(s).fit(data, verbose=0))
+
+
 def other_call(place: Place) -> Any:
     def act(strategy: tf.distribute.Strategy) -> None:
         model = compiled(strategy)
@@ -151,6 +156,7 @@ if __name__ == "__main__":
         other_optimizer,
         other_epochs,
         other_steps,
+        other_order,
         other_call,
         extra_model,
         predicts_outside,

@@ -13,6 +13,7 @@ MESSAGES = {
     "outside_scope": ("ValueError", "outside the strategy's scope"),
     "shared_optimizer": ("ValueError", "optimizer cannot train two models"),
     "optimizer_outside": ("ValueError", "outside the strategy's scope"),
+    "metric_outside": ("ValueError", "outside the strategy's scope"),
     "compiled_by_xla": ("ValueError", "jit_compile=True"),
     "unknown_regularizer": ("ValueError", "Mine"),
     "unbatched": ("ValueError", "not batched"),

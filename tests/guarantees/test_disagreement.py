@@ -14,6 +14,7 @@ DIFFERENCES = {
     "other_optimizer": r"\['optimizer'\]: rank 0: SGD; rank 1: Lion",
     "other_epochs": r"\['epochs'\]: rank 0: 2; rank 1: 3",
     "other_steps": r"cardinality 2; rank 1: .*cardinality 3",
+    "other_order": r"rank 0: .*seeds \[\(\d+, 1\)\]; rank 1: .*seeds \[\(\d+, 2\)\]",
     "other_call": r"rank 0: evaluate; rank 1: predict",
 }
 # Those that leave the ranks in step share a launch; an aborted collective ends it.

@@ -47,6 +47,7 @@ def replica_function(
 
     def call(*args: Any, **kwargs: Any) -> Any:
         replica = _replica_number()
+        args, kwargs = tf.nest.map_structure(_hide_emptiness, (args, kwargs))
         data = (args, kwargs)
         static = batches == "static" and not tf.executing_eagerly() and _static(data)
         share = shares.Shares(data, equal=static or batches == "equal", replica=replica)
@@ -111,6 +112,21 @@ def agreed_logs(model: keras.Model, logs: Any) -> Any:
 
 def _is_scalar(value: Any) -> bool:
     return tf.is_tensor(value) and value.shape.rank == 0 and value.dtype != tf.string
+
+
+def _hide_emptiness(value: Any) -> Any:
+    """Keeps a batch that is known to be empty from being treated specially.
+
+    Keras does not reduce the loss of such a batch, so that one replica would return
+    a vector and the others scalars.
+    """
+    if tf.executing_eagerly() or not tf.is_tensor(value):
+        return value
+    if not isinstance(value, tf.Tensor) or value.shape.rank in (None, 0):
+        return value
+    if value.shape[0] != 0:
+        return value
+    return tf.compat.v1.placeholder_with_default(value, [None, *value.shape[1:]])
 
 
 def _replica_number() -> int:

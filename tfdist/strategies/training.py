@@ -132,7 +132,8 @@ class KerasTraining(_Strategy):
         if model is None and phase is not None:
             model = phase.model
         self._refuse_foreign(model)
-        batches = "static" if phase is None else phase.batches
+        # In a loop of the user's, each rank traces with the shapes that it sees.
+        batches = "varying" if phase is None else phase.batches
         # As TensorFlow's `run` does it; our own wrapper needs no conversion.
         control = tf.__internal__.autograph.control_status_ctx()
         fn = tf.__internal__.autograph.tf_convert(fn, control, convert_by_default=False)
@@ -199,16 +200,20 @@ class KerasTraining(_Strategy):
         if cluster.size() == 1:
             return
         pairs = attached(self) if model is None else [(model, model.optimizer)]
-        for model, optimizer in pairs:
-            known = _variables(model, optimizer)
-            new = [v for v in known if self._sent.get(id(v)) is None]
-            if new:
-                with tf.init_scope():
-                    self.agree(
-                        "start from rank 0's weights", _fingerprint(new, optimizer)
-                    )
+        with tf.init_scope():
+            for model, optimizer in pairs:
+                # What a tf.function creates has no value before its first call.
+                new = [
+                    variable
+                    for variable in _variables(model, optimizer)
+                    if self._sent.get(id(variable)) is None
+                    and bool(variable.value.is_initialized())
+                ]
+                if new:
+                    what = _fingerprint(new, optimizer)
+                    self.agree("start from rank 0's weights", what)
                     synchronize.send_from_first(self, new)
-                self._sent.update((id(variable), variable) for variable in new)
+                    self._sent.update((id(variable), variable) for variable in new)
 
     @contextlib.contextmanager
     def _phase(self, phase: Phase, details: dict[str, Any] | None) -> Iterator[None]:

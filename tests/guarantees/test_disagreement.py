@@ -20,8 +20,10 @@ DIFFERENCES = {
 # Those that leave the ranks in step share a launch; an aborted collective ends it.
 TOGETHER = [*DIFFERENCES, "extra_model", "predicts_outside", "evaluates_alone"]
 WAITING = ["evaluates_in_callback", "unknown_steps", "raises"]
-ELSEWHERE = [("horovod-mpi", ("other_model", "evaluates_alone"))]
-ELSEWHERE += [("multiworker", (name,)) for name in ("other_model", "raises_uncaught")]
+ELSEWHERE = [
+    ("horovod-mpi", ("other_model", "evaluates_alone")),
+    ("multiworker", ("other_model", "extra_model", "raises_uncaught")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +99,9 @@ def test_an_uncaught_exception_of_one_worker(runs: dict) -> None:
     told(findings.of(0, "raises_uncaught"), "RankLostError", "rank 1")
 
 
-def test_control_an_extra_model_is_no_disagreement(runs: dict) -> None:
-    first, second = runs["horovod", "extra_model"]["extra_model"]
+@pytest.mark.parametrize("way", ["horovod", "multiworker"])
+def test_control_an_extra_model_is_no_disagreement(way: str, runs: dict) -> None:
+    first, second = runs[way, "extra_model"]["extra_model"]
     assert first == second
     assert first["loss"][1] < first["loss"][0]
 

@@ -141,7 +141,7 @@ class KerasTraining(_Strategy):
             steps.replica_function(fn, model, role, batches)
         )
         self._send_state(model)
-        with self.scope(), steps.instrumented(model):
+        with self.scope(), steps.instrumented(model if role else None):
             result = super().run(replica_fn, args=args, kwargs=kwargs, options=options)
         self._send_state(model)
         return result

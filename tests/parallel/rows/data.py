@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from packaging.version import Version
 
 from tests.parallel.registry import Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
@@ -148,7 +149,6 @@ def distributed_dataset(setting: Setting) -> Results:
     return fit_on(setting, setting.distribution.experimental_distribute_dataset(data))
 
 
-@row("dataset from function", strategy_only=True)
 def dataset_from_function(setting: Setting) -> Results:
     batch = 12  # get_per_replica_batch_size refuses what 2 or 3 does not divide
 
@@ -159,6 +159,11 @@ def dataset_from_function(setting: Setting) -> Results:
 
     data = setting.distribution.distribute_datasets_from_function(build)
     return fit_on(setting, data, steps_per_epoch=4)
+
+
+# Keras 3.8 does not take what MirroredStrategy makes of a function for a dataset.
+if Version(keras.__version__) >= Version("3.9"):
+    row("dataset from function", strategy_only=True)(dataset_from_function)
 
 
 @row("class weights")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pytest
 from tests.parallel.modes import FEW_THREADS, OPEN_MPI, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
-# Replicas in one process block a thread each while they wait for one another.
+# Horovod's operations wait without blocking a thread; TensorFlow's collectives block
+# one for each replica.
 THREADS = FEW_THREADS | {"TF_NUM_INTEROP_THREADS": "2"}
 FOREIGN = ("TF_CONFIG", "HOROVOD_", "OMPI_", "PMI_", "PMIX_", "SLURM_", "TFDIST_")
 
@@ -66,7 +67,7 @@ WAYS = {
 RANKS = {"horovod": 2, "horovod-3": 3, "horovod-mpi": 2, "multiworker": 2}
 
 
-class Findings(Mapping[str, list[Any]]):
+class Findings:
     """What the ranks of a finished launch found, by the name of the measurement."""
 
     def __init__(self, folder: Path, ranks: int, codes: list[int | None]) -> None:
@@ -90,14 +91,6 @@ class Findings(Mapping[str, list[Any]]):
                 f"the end of the log:\n{self.log[-3000:]}"
             )
         return json.loads(path.read_text())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(
-            path.name.removesuffix(".0.json") for path in self.folder.glob("*.0.json")
-        )
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def launch(

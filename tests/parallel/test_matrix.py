@@ -20,30 +20,15 @@ from tests.parallel.modes import MODES, REFERENCE
 from tests.parallel.registry import Row, load_rows
 
 MEASURED = [name for name, mode in MODES.items() if not mode.peer and name != REFERENCE]
-# In these modes `make test` runs the groups of rows that could differ from the modes
-# that run them all; `make test-full` runs the others too.
-ONE_DEVICE = ("fitting", "partial batches", "gradients", "precision")
-OTHER_TRANSPORT = ("fitting", "data", "gradients", "execution", "files")
-SEVERAL_PROCESSES = (
-    "fitting",
-    "data",
-    "models",
-    "partial batches",
-    "gradients",
-    "precision",
-    "averaging",
-    "execution",
-    "layers",
-    "callbacks",
-    "files",
-    "custom loops",
-)
-UNEQUAL_SHARES = ("fitting", "data", "losses", "partial batches", "gradients", "layers")
+# `make test` runs every row under Horovod over Gloo, and in the other modes the groups
+# of rows in which they could differ from it; `make test-full` runs them all.
+EVERY_STRATEGY = ("fitting", "data", "partial batches", "gradients", "execution")
 FAST_GROUPS = {
-    "default": ONE_DEVICE,
-    "multiworker": SEVERAL_PROCESSES,
-    "horovod-mpi": OTHER_TRANSPORT,
-    "horovod-3": UNEQUAL_SHARES,
+    "default": ("fitting",),
+    "mirrored": (*EVERY_STRATEGY, "models", "precision", "averaging", "layers"),
+    "multiworker": (*EVERY_STRATEGY, "precision", "files", "custom loops"),
+    "horovod-mpi": ("fitting", "gradients", "files"),
+    "horovod-3": ("fitting", "partial batches", "gradients", "layers"),
 }
 # The fixture `runs` launches everything before the first of these tests.
 pytestmark = pytest.mark.timeout(1800)

@@ -11,28 +11,32 @@ from tfdist.strategies import arguments, order
 @pytest.mark.parametrize(
     ("rows", "batch_size", "replicas", "expected"),
     [
-        (64, 16, 2, "equal"),
-        (64, 16, 3, "static"),  # 16 does not divide by 3
-        (57, 16, 2, "static"),  # the last batch has 9 rows
-        (64, None, 2, "equal"),  # Keras's 32
-        (60, None, 2, "static"),
+        (64, 16, 2, True),
+        (64, 16, 3, False),  # 16 does not divide by 3
+        (57, 16, 2, False),  # the last batch has 9 rows
+        (64, None, 2, True),  # Keras's 32
+        (60, None, 2, False),
     ],
 )
 def test_arrays_whose_batches_come_out_even_are_known(
     rows, batch_size, replicas, expected
 ):
     found = {"x": np.zeros((rows, 3)), "batch_size": batch_size}
-    assert arguments.batches(found, replicas) == expected
+    assert arguments.batches_are_equal(found, replicas) == expected
 
 
 def test_a_validation_split_takes_its_rows_away():
     found = {"x": np.zeros((64, 3)), "batch_size": 16, "validation_split": 0.25}
-    assert arguments.batches(found, 2) == "equal"
-    assert arguments.batches(found | {"validation_split": 0.2}, 2) == "static"
+    assert arguments.batches_are_equal(found, 2)
+    assert not arguments.batches_are_equal(found | {"validation_split": 0.2}, 2)
 
 
-def test_a_dataset_says_by_its_shapes():
-    assert arguments.batches({"x": tf.data.Dataset.range(4).batch(2)}, 2) == "static"
+def test_a_dataset_says_by_its_static_batch_size():
+    dataset = tf.data.Dataset.range(64)
+    known = dataset.batch(16, drop_remainder=True)
+    assert arguments.batches_are_equal({"x": known}, 2)
+    assert not arguments.batches_are_equal({"x": known}, 3)
+    assert not arguments.batches_are_equal({"x": dataset.batch(16)}, 2)
 
 
 @pytest.mark.parametrize(

@@ -54,22 +54,32 @@ def refuse_empty(received: str) -> None:
     )
 
 
-def batches(arguments: Mapping[str, Any], replicas: int) -> str:
-    """Returns what is known of the replicas' batch sizes, see `Phase.batches`.
+def batches_are_equal(arguments: Mapping[str, Any], replicas: int) -> bool:
+    """Returns whether every replica is known to have equally many rows in each step.
 
-    Arrays whose batches all divide by the number of replicas are "equal", so their
-    steps need not count examples; of a dataset, what its static shapes say holds.
+    Known are arrays whose batches all divide by the number of replicas, and datasets
+    with a static batch size that does: their steps need not count examples.
     """
-    arrays = keras.tree.flatten(arguments.get("x"))
-    if not all(isinstance(array, np.ndarray | tf.Tensor) for array in arrays):
-        return "static"
-    rows = int(arrays[0].shape[0]) if arrays else 0
+    data = arguments.get("x")
+    if isinstance(data, tf.data.Dataset):
+        sizes = {
+            spec.shape[0]
+            for spec in tf.nest.flatten(data.element_spec)
+            if hasattr(spec, "shape")
+        }
+        known = None not in sizes
+        return known and (
+            is_replica_batches(data) or all(size % replicas == 0 for size in sizes)
+        )
+    arrays = keras.tree.flatten(data)
+    if not arrays or not all(isinstance(a, np.ndarray | tf.Tensor) for a in arrays):
+        return False
+    rows = int(arrays[0].shape[0])
     rows = int(rows * (1.0 - (arguments.get("validation_split") or 0.0)))
     steps = arguments.get("steps_per_epoch") or arguments.get("steps")
     size = arguments.get("batch_size") or (-(-rows // steps) if steps else None)
     size = size or _KERAS_BATCH_SIZE
-    even = rows % size == 0 and size % replicas == 0
-    return "equal" if rows and even else "static"
+    return rows % size == 0 and size % replicas == 0
 
 
 def _describe(data: Any) -> str:

@@ -61,11 +61,12 @@ def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
             return method(model, *args, **kwargs)
         arguments = signature.bind(model, *args, **kwargs).arguments
         refuse_jit(model)
-        known, details = "varying", None
+        equal, details = False, None
         if name in _WHOLE:
-            known = describe.batches(arguments, strategy.num_replicas_in_sync)
             details = describe.details(arguments)
-        phase = Phase(name, model, known)
+            replicas = strategy.num_replicas_in_sync
+            equal = describe.batches_are_equal(arguments, replicas)
+        phase = Phase(name, model, equal)
         with strategy._phase(phase, details), contextlib.ExitStack() as stack:
             for prepared in _preparations(strategy, model, name):
                 stack.enter_context(prepared)

@@ -33,7 +33,7 @@ def model_of(fn: Callable[..., Any]) -> tuple[keras.Model, str] | None:
 
 
 def replica_function(
-    fn: Callable[..., Any], model: keras.Model | None, role: str, batches: str
+    fn: Callable[..., Any], model: keras.Model | None, role: str, equal: bool
 ) -> Callable[..., Any]:
     """Returns `fn` as one replica is to run it.
 
@@ -41,16 +41,13 @@ def replica_function(
         fn: The user's or Keras's function.
         model: The Keras model whose step it is, if any.
         role: "train_step", "test_step", "predict_step", or "" for a custom loop.
-        batches: "equal" if they have the same size on all replicas; "static" if that
-            is so where the size is known while tracing; else "varying".
+        equal: Whether all replicas are known to have equally many rows.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
         replica = _replica_number()
         args, kwargs = tf.nest.map_structure(_hide_emptiness, (args, kwargs))
-        data = (args, kwargs)
-        static = batches == "static" and not tf.executing_eagerly() and _static(data)
-        share = shares.Shares(data, equal=static or batches == "equal", replica=replica)
+        share = shares.Shares((args, kwargs), equal=equal, replica=replica)
         with shares.entered(share):
             kept = _kept_statistics(model, share) if role == "train_step" else []
             outputs = fn(*args, **kwargs)
@@ -132,14 +129,6 @@ def _hide_emptiness(value: Any) -> Any:
 def _replica_number() -> int:
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
     return int(tf.get_static_value(number)) if tf.is_tensor(number) else int(number)
-
-
-def _static(data: Any) -> bool:
-    return all(
-        value.shape.rank == 0 or value.shape[0] is not None
-        for value in tf.nest.flatten(data)
-        if hasattr(value, "shape") and isinstance(value.shape, tf.TensorShape)
-    )
 
 
 def _kept_statistics(

@@ -35,7 +35,7 @@ class Phase:
 
     name: str  # "fit", "evaluate", "predict", "train_on_batch", ...
     model: Any
-    batches: str  # "equal" on all replicas, equal if "static", or "varying"
+    equal: bool  # all replicas are known to have equally many rows in each step
 
 
 _open_ledger: ledgers.Ledger = ledgers.NullLedger()
@@ -132,13 +132,12 @@ class KerasTraining(_Strategy):
         if model is None and phase is not None:
             model = phase.model
         self._refuse_foreign(model)
-        # In a loop of the user's, each rank traces with the shapes that it sees.
-        batches = "varying" if phase is None else phase.batches
+        equal = phase is not None and phase.equal
         # As TensorFlow's `run` does it; our own wrapper needs no conversion.
         control = tf.__internal__.autograph.control_status_ctx()
         fn = tf.__internal__.autograph.tf_convert(fn, control, convert_by_default=False)
         replica_fn = tf.autograph.experimental.do_not_convert(
-            steps.replica_function(fn, model, role, batches)
+            steps.replica_function(fn, model, role, equal)
         )
         self._send_state(model)
         with self.scope(), steps.instrumented(model if role else None):

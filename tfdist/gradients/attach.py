@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfdist.errors import TfdistError, explain
-from tfdist.gradients import keras_names, shares
+from tfdist.gradients import keras_names
 from tfdist.gradients.collectives import all_true, sum_gradients
 
 _MARK = "_tfdist_gradient_path"
@@ -30,10 +30,14 @@ def attach(
 
     Plain `fit` under a tfdist strategy does this by itself; call it for a loop of
     your own, inside the strategy's scope. Every micro-step then goes through:
-    unscaling by the loss scale, a finite flag agreed by all replicas, weighting by
-    the replica's share of the examples, local accumulation; and every optimizer step
-    through: the sum over replicas, clipping of that sum (so that it equals clipping
-    in one process), the update, constraints and moving averages.
+    unscaling by the loss scale, a finite flag agreed by all replicas, local
+    accumulation; and every optimizer step through: the sum over replicas, clipping of
+    that sum (so that it equals clipping in one process), the update, constraints and
+    moving averages.
+
+    The gradients are summed as they come. Keras's loss objects weight themselves by
+    the replica's share of the batch; what a loop averages itself has to be divided by
+    the size of the global batch, as everywhere in `tf.distribute`.
 
     Args:
         optimizer: Any Keras optimizer, also inside a `LossScaleOptimizer`.
@@ -92,7 +96,7 @@ class GradientPath:
         # sum moves to the front of clipping and Keras's own becomes the identity.
         base._clip_gradients = self._sum_and_clip
         base._all_reduce_sum_gradients = list
-        optimizer.apply = self._weigh_and_apply
+        optimizer.apply = self._apply_checked
         while optimizer is not base:
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 _agree_on_finite(optimizer)
@@ -126,12 +130,12 @@ class GradientPath:
             )
         self._model = weakref.ref(model)
 
-    def _weigh_and_apply(
+    def _apply_checked(
         self, gradients: Gradients, trainable_variables: Any = None
     ) -> Any:
         _check_scope(self._base)
         before = self._reductions
-        result = self._apply(_weigh(gradients), trainable_variables)
+        result = self._apply(gradients, trainable_variables)
         # Eagerly, an accumulating micro-step rightly sums nothing.
         traced = not tf.executing_eagerly() and any(g is not None for g in gradients)
         if traced and self._reductions == before:
@@ -150,24 +154,6 @@ class GradientPath:
     def _sum_and_clip(self, gradients: Gradients) -> Gradients:
         self._reductions += 1
         return self._clip(sum_gradients(gradients))
-
-
-def _weigh(gradients: Gradients) -> Gradients:
-    """Multiplies gradients by the replica's share, unless the loss already was."""
-    share = shares.current()
-    if share is None or share.losses_are_weighted:
-        return gradients
-    weight = share.example_weight()
-    if weight is None:
-        return gradients
-    return [g if g is None else _scale(g, weight) for g in gradients]
-
-
-def _scale(gradient: tf.Tensor | tf.IndexedSlices, weight: tf.Tensor) -> Any:
-    if isinstance(gradient, tf.IndexedSlices):
-        values = gradient.values * tf.cast(weight, gradient.values.dtype)
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return gradient * tf.cast(weight, gradient.dtype)
 
 
 def _agree_on_finite(optimizer: Any) -> None:

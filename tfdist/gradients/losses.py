@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,13 +95,15 @@ class WeightedCompileLoss:
         share = shares.current()
         if share is None:
             return self._compile_loss(y_true, y_pred, sample_weight)
-        share.losses_are_weighted = True
         if not self._compile_loss.built:
             self._compile_loss.build(y_true, y_pred)
         calls = self._record(y_true, y_pred, sample_weight)
         weights = _term_weights(share, calls)
-        with self._losses_replaced(
-            lambda position, loss: _Weighted(loss, weights[position])
+        with (
+            share.weighing(),
+            self._losses_replaced(
+                lambda position, loss: _Weighted(loss, weights[position])
+            ),
         ):
             return self._compile_loss(y_true, y_pred, sample_weight)
 
@@ -165,6 +168,29 @@ def _returns_scalar(loss: Any, y_true: Any, y_pred: Any) -> bool:
     return call(y_true, y_pred).shape.rank == 0
 
 
+def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `keras.losses.Loss.__call__`, weighted in steps of the user's own.
+
+    There a loss object is called directly and divides by the replica's own count, as
+    in a compiled loss, whose terms are weighted together instead. What the user
+    divides, the user has to divide by the global count, as in tf.distribute.
+    """
+
+    @functools.wraps(call)
+    def call_weighted(
+        self: Any, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        share = shares.current()
+        if share is None or share.is_weighing or replicas() == 1:
+            return call(self, y_true, y_pred, sample_weight)
+        with share.weighing():
+            (weight,) = _term_weights(share, [(self, y_true, y_pred, sample_weight)])
+            value = call(self, y_true, y_pred, sample_weight)
+        return value * tf.cast(weight, value.dtype)
+
+    return call_weighted
+
+
 def weigh_additional_loss(scale: Callable[[Any], Any], summed: list[Any]) -> Any:
     """Returns Keras's `_aggregate_additional_loss` with the replica's weight.
 
@@ -182,7 +208,6 @@ def weigh_additional_loss(scale: Callable[[Any], Any], summed: list[Any]) -> Any
         value = scale(loss)
         if share is None:
             return value
-        share.losses_are_weighted = True
         if any(loss is term for term in summed):
             return value * replicas()
         weight = share.example_weight()

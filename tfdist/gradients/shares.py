@@ -34,7 +34,7 @@ class Shares:
 
     def __init__(self, data: Any, *, equal: bool, replica: int) -> None:
         self.replica = replica
-        self.losses_are_weighted = False  # set by whoever weights terms of the loss
+        self.is_weighing = False  # while the terms of a loss get their weights
         self.loss_is_tracked = False  # set when Keras records the loss itself
         self.loss_totals: list[tf.Tensor] = []  # results of `compute_loss`
         first = next(
@@ -49,6 +49,15 @@ class Shares:
     def equal(self) -> bool:
         """Whether every replica holds equally many examples, known while tracing."""
         return self._equal
+
+    @contextlib.contextmanager
+    def weighing(self) -> Iterator[None]:
+        """Marks the calls of loss objects whose weights are being taken care of."""
+        before, self.is_weighing = self.is_weighing, True
+        try:
+            yield
+        finally:
+            self.is_weighing = before
 
     def weights(self, denominators: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns `N * d / sum of d` for each denominator of this replica.

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfdist import cluster
 from tfdist.errors import explain
-from tfdist.gradients import keras_names
+from tfdist.gradients import keras_names, losses
 from tfdist.strategies import arguments as describe
 from tfdist.strategies import chief_files, epochs, order
 from tfdist.strategies.steps import replaced, replica_draws
@@ -47,6 +47,7 @@ def install(strategy: KerasTraining) -> None:
     chief_files.install()
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
+    keras.losses.Loss.__call__ = losses.weighted_call(keras.losses.Loss.__call__)
     _wrapped = True
 
 
@@ -63,6 +64,8 @@ def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
         refuse_jit(model)
         equal, details = False, None
         if name in _WHOLE:
+            if cluster.size() == 1 < strategy.num_replicas_in_sync:
+                describe.refuse_generator(arguments.get("x"))
             details = describe.details(arguments)
             replicas = strategy.num_replicas_in_sync
             equal = describe.batches_are_equal(arguments, replicas)

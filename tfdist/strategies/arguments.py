@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,25 +40,6 @@ def details(arguments: Mapping[str, Any]) -> dict[str, str | int]:
     if _EMPTY in str(found.get("x")):
         refuse_empty(str(found["x"]))
     return found
-
-
-def refuse_generator(data: Any) -> None:
-    """Raises ValueError for a Python generator on several devices of one process.
-
-    TensorFlow 2.21 reads ahead for the devices and now and then loses a batch of the
-    generator between two epochs (seen in one run of four). Across processes, where
-    each reads for one device, generators are split like any other data.
-    """
-    if inspect.isgenerator(data):
-        raise ValueError(
-            explain(
-                "A Python generator cannot feed several devices of one process: "
-                "TensorFlow reads ahead of it and may lose batches between epochs",
-                received=f"generator {data.__name__!r}",
-                expected="arrays, a tf.data.Dataset or a keras.utils.PyDataset",
-                hint="Put the batches into a keras.utils.PyDataset.",
-            )
-        )
 
 
 def refuse_empty(received: str) -> None:

@@ -10,6 +10,7 @@ from tensorflow.python.distribute import mirrored_strategy
 
 from tfdist.errors import explain
 from tfdist.strategies import entry
+from tfdist.strategies.array_memory import owning
 from tfdist.strategies.tensorflow_collectives import (
     ExecutionOrderKeys,
     LocalReplicas,
@@ -56,6 +57,9 @@ class _Extended(LocalReplicas, mirrored_strategy.MirroredExtended):
     def __init__(self, container: Any, devices: Sequence[str] | None) -> None:
         super().__init__(container, devices=devices)
         count_at_run_time(self._collective_ops, ExecutionOrderKeys())
+
+    def _experimental_distribute_dataset(self, dataset: Any, options: Any) -> Any:
+        return super()._experimental_distribute_dataset(owning(dataset), options)
 
 
 def _check_devices(devices: Sequence[str] | None) -> None:

@@ -16,6 +16,7 @@ from tensorflow.python.eager import context
 
 from tfdist.coordination.launch import read_launch
 from tfdist.strategies import entry, sharding
+from tfdist.strategies.array_memory import owning
 from tfdist.strategies.tensorflow_collectives import (
     ExecutionOrderKeys,
     LocalReplicas,
@@ -132,7 +133,7 @@ class _Extended(
         if len(self.worker_devices) == 1:
             return dataset
         return mirrored_strategy.input_util.get_distributed_dataset(
-            dataset,
+            owning(dataset),
             self._input_workers_with_options(options),
             self._container_strategy(),
             num_replicas_in_sync=len(self.worker_devices),

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.errors import explain
+from tfdist.strategies.array_memory import copied_rows, owning
 
 _MARK = "_tfdist_replica_batches"
 _Policy = tf.data.experimental.AutoShardPolicy
@@ -136,7 +137,8 @@ def _slice(value: Any, replicas: int, replica: int) -> Any:
             value.nrows() if isinstance(value, tf.RaggedTensor) else tf.shape(value)[0]
         )
         rows = tf.compat.v1.placeholder_with_default(rows, [])
-    return value[rows * replica // replicas : rows * (replica + 1) // replicas]
+    start, stop = rows * replica // replicas, rows * (replica + 1) // replicas
+    return copied_rows(value, start, stop)
 
 
 def _rebatched(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
@@ -152,13 +154,14 @@ def _rebatched(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
                 hint="Or use strategy.distribute_datasets_from_function.",
             )
         )
+    dataset = owning(dataset)
     return dataset.rebatch(first.shape[0] // replicas, drop_remainder=True)
 
 
 def _without_batch_size(dataset: tf.data.Dataset) -> tf.data.Dataset:
     def hide(value: Any) -> Any:
         rows = tf.compat.v1.placeholder_with_default(tf.shape(value)[0], [])
-        return value[:rows]
+        return copied_rows(value, 0, rows)
 
     return dataset.map(
         lambda *b: tf.nest.map_structure(hide, b[0] if len(b) == 1 else b)

@@ -120,7 +120,7 @@ def py_dataset(setting: Setting) -> Results:
     return fit_on(setting, Batches(*regression()), shuffle=False)
 
 
-@row("Python generator", may_refuse=True)  # on several devices of one process
+@row("Python generator")
 def generator(setting: Setting) -> Results:
     inputs, targets = regression()
 

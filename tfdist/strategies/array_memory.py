@@ -1,0 +1,53 @@
+"""Keeps TensorFlow from writing into the user's arrays.
+
+A tensor made from a numpy array by a Python function (`from_generator`,
+`keras.utils.PyDataset`, `tf.numpy_function`) shares the array's memory. TensorFlow
+2.18 to 2.21 marks it as not its own, but forgets that on a slice of it: an operation
+on the slice may then write its result into the array, and the next epoch trains on
+it. Splitting a global batch between replicas makes such slices, so rows are copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+_PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+
+
+def copied_rows(value: Any, start: Any, stop: Any) -> Any:
+    """Returns rows `start` to `stop` of a tensor, in memory of their own."""
+    return tf.gather(value, tf.range(start, stop))
+
+
+def owning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the dataset with its arrays in TensorFlow's memory, safe to be sliced.
+
+    Only what comes out of a Python function is copied, once, one batch at a time.
+    """
+    if not _runs_python(dataset):
+        return dataset
+
+    def copied(value: tf.Tensor) -> tf.Tensor:
+        rows = value.shape[0]
+        return copied_rows(value, 0, tf.shape(value)[0] if rows is None else rows)
+
+    return dataset.map(
+        lambda *batch: tf.nest.map_structure(
+            copied, batch[0] if len(batch) == 1 else batch, expand_composites=True
+        )
+    )
+
+
+def _runs_python(dataset: tf.data.Dataset) -> bool:
+    definitions = [
+        function.function.graph.as_graph_def() for function in dataset._functions()
+    ]
+    nodes = [node for definition in definitions for node in definition.node]
+    for definition in definitions:
+        for function in definition.library.function:
+            nodes.extend(function.node_def)
+    return any(node.op in _PYTHON_OPERATIONS for node in nodes) or any(
+        _runs_python(source) for source in dataset._inputs()
+    )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.parallel.modes import FEW_THREADS, OPEN_MPI, free_ports
+from tests.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
 # Horovod's operations wait without blocking a thread; TensorFlow's collectives block
@@ -123,7 +123,7 @@ def launch_all(
     finally:
         for processes in started:
             for process in processes:
-                _end(process)
+                end(process)
     return [
         Findings(folder, RANKS.get(way, 1), codes_of_launch)
         for (_, way, folder, *_), codes_of_launch in zip(launches, codes, strict=True)
@@ -162,15 +162,3 @@ def _wait(process: subprocess.Popen, deadline: float) -> int | None:
         return process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         return None
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End the process group, politely first: horovodrun then ends its children."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=5)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

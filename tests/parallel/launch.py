@@ -1,8 +1,6 @@
 """Start a mode's processes, and go on after a row that crashed or hung."""
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.parallel.modes import MODES, OUT_OF_STEP, Mode, commands
+from tests.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0  # import TensorFlow, form the cluster
@@ -90,7 +89,7 @@ def _run_once(
             return _wait(processes, out, row_seconds)
         finally:
             for process in processes:
-                _end(process)
+                end(process)
 
 
 def _wait(processes: list[subprocess.Popen], out: Path, row_seconds: float) -> str:
@@ -108,18 +107,6 @@ def _wait(processes: list[subprocess.Popen], out: Path, row_seconds: float) -> s
             limit = min(limit, time.monotonic() + 10.0)
     codes = sorted({process.returncode for process in processes})
     return f"exit codes {codes}"
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End the process group, politely first: horovodrun then ends its children."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=5)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _finished(mode: Mode, row: str, out: Path) -> bool:

@@ -1,6 +1,6 @@
 """Print the feature matrix, measured now: features x strategies.
 
-All rows and modes, with `--write` into docs/matrix.md; or a few of them:
+All rows and modes, with `--write` into the README; or a few of them:
 
     python -m tests.parallel.matrix
     python -m tests.parallel.matrix --modes horovod-gloo --rows 'accum*'
@@ -21,16 +21,12 @@ from tests.parallel.registry import Row, load_rows
 Table = dict[str, dict[str, Verdict]]  # row, mode -> verdict
 
 LEGEND = """\
-Every cell is a training run, compared with one process on the same global batches.
-
-- **=** all ranks are bit-identical, and weights, optimizer state, history, `evaluate` \
-and `predict` equal one process (1e-5; rows in 16 bits have the tolerance of their \
-format)
-- **differs** by the largest relative difference found (no number: another assertion \
-of the row fails); **ranks differ**: the ranks or replicas end with different weights
-- **error**, **hangs**, **crashed**: no result; **refused**: a clear error says why; \
-**–**: the row uses what this column does not have
+`=`: equal. `differs`: by this largest relative difference (or another assertion of
+the row fails). `ranks differ`: ranks or replicas end with different weights. `error`,
+`crashed`, `hangs`: no result. `refused`: a clear error says why. `–`: the row uses what
+this column does not have.
 """
+MARKS = ("<!-- matrix -->\n", "<!-- end of matrix -->\n")
 
 
 def measure(modes: Sequence[str], rows: Mapping[str, Row], out: Path) -> Table:
@@ -77,21 +73,35 @@ def brief(detail: str, width: int = 300) -> str:
 
 
 def markdown(table: Table, rows: Mapping[str, Row], modes: Sequence[str]) -> str:
-    """Return the table, a heading for each group of rows, and the count of equals."""
-    lines = [LEGEND]
-    header = ["feature", *(MODES[mode].title for mode in modes)]
-    lines.append("| " + " | ".join(header) + " |")
-    lines.append("|---" * len(header) + "|")
+    """Return how many rows are right, and all rows below a heading for each group."""
+    titles = [MODES[mode].title for mode in modes]
+    counts = [count([verdicts[mode] for verdicts in table.values()]) for mode in modes]
+    lines = ["| | rows right |", "|---|---|"]
+    lines += [f"| {title} | {n} |" for title, n in zip(titles, counts, strict=True)]
+    lines += ["", "<details><summary>All rows</summary>", "", LEGEND]
+    lines += [line(["feature", *titles]), "|---" * (len(modes) + 1) + "|"]
     group = None
     for name, verdicts in table.items():
         if rows[name].group != group:
             group = rows[name].group
-            lines.append(f"| **{group}** |" + " |" * len(modes))
+            lines.append(line([f"**{group}**", *("" for _ in modes)]))
         cells = [cell(verdicts[mode]) for mode in modes]
-        lines.append("| " + " | ".join([rows[name].title, *cells]) + " |")
-    counts = [count([verdicts[mode] for verdicts in table.values()]) for mode in modes]
-    lines.append("| **right** | " + " | ".join(counts) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(line([rows[name].title, *cells]))
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return one line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def replace_between_marks(page: str, text: str) -> str:
+    """Return the page with this text between its two marks."""
+    before, _, rest = page.partition(MARKS[0])
+    _, found, after = rest.partition(MARKS[1])
+    if not found:
+        raise ValueError(f"the page has no {MARKS[0]!r} before {MARKS[1]!r}")
+    return f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}"
 
 
 def main() -> int:
@@ -103,7 +113,7 @@ def main() -> int:
     parser.add_argument("--modes", default=",".join(everything))
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--out", type=Path, help="keep results and logs here")
-    parser.add_argument("--write", action="store_true", help="write docs/matrix.md")
+    parser.add_argument("--write", action="store_true", help="into the README")
     options = parser.parse_args()
     modes = options.modes.split(",")
     unknown = [mode for mode in modes if mode not in MODES]
@@ -122,9 +132,8 @@ def main() -> int:
                 print(f"{mode} {name}: {found.kind}: {brief(found.detail)}")
     print(f"results and logs: {out}")
     if options.write:
-        page = ROOT / "docs" / "matrix.md"
-        page.parent.mkdir(exist_ok=True)
-        page.write_text(f"# The feature matrix\n\n{text}")
+        page = ROOT / "README.md"
+        page.write_text(replace_between_marks(page.read_text(), text))
     return int(wrong > 0)
 
 

@@ -110,7 +110,7 @@ class GradientPath:
     @property
     def strategy(self) -> Any:
         """The strategy under which the optimizer was created."""
-        return getattr(self._base, "_distribution_strategy", None)
+        return keras_names.strategy_of(self._base)
 
     def serve(self, model: Any) -> None:
         """Notes the model, or refuses a second one."""
@@ -172,7 +172,7 @@ def _agree_on_finite(optimizer: Any) -> None:
 
 def _check_scope(base: Any) -> None:
     strategy = tf.distribute.get_strategy()
-    home = getattr(base, "_distribution_strategy", strategy)
+    home = keras_names.strategy_of(base)
     if home is not strategy:
         raise ValueError(
             explain(

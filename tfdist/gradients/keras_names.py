@@ -13,7 +13,12 @@ import keras
 from tfdist.errors import TfdistError, explain
 
 # owner of the name -> the names
-OPTIMIZER = ("_all_reduce_sum_gradients", "_clip_gradients", "_trainable_variables")
+OPTIMIZER = (
+    "_all_reduce_sum_gradients",
+    "_clip_gradients",
+    "_distribution_strategy",
+    "_trainable_variables",
+)
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
@@ -39,6 +44,11 @@ def innermost(optimizer: Any) -> Any:
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def strategy_of(optimizer: Any) -> Any:
+    """Returns the strategy under which an optimizer was created."""
+    return innermost(optimizer)._distribution_strategy
 
 
 def keras_mask(tensor: Any) -> Any:

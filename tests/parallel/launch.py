@@ -48,8 +48,7 @@ def launch(
 def launch_all(rows_of: Mapping[str, Sequence[str]], out: Path) -> dict[str, float]:
     """Run each mode's rows into its own folder of `out`; return the seconds taken.
 
-    Modes of one process run side by side, the others one after the other: each of
-    their launches already occupies two cores.
+    Two modes run side by side: ranks wait for one another a good part of the time.
     """
 
     def timed(name: str) -> float:
@@ -57,11 +56,8 @@ def launch_all(rows_of: Mapping[str, Sequence[str]], out: Path) -> dict[str, flo
         launch(MODES[name], rows_of[name], out / name)
         return time.monotonic() - began
 
-    alone = [name for name in rows_of if MODES[name].processes == 1]
-    together = [name for name in rows_of if MODES[name].processes > 1]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        seconds = dict(zip(alone, pool.map(timed, alone), strict=True))
-    return seconds | {name: timed(name) for name in together}
+        return dict(zip(rows_of, pool.map(timed, rows_of), strict=True))
 
 
 def _run_once(

@@ -22,13 +22,13 @@ from tests.parallel.registry import Row, load_rows
 MEASURED = [name for name, mode in MODES.items() if not mode.peer and name != REFERENCE]
 # `make test` runs every row under Horovod over Gloo, and in the other modes the groups
 # of rows in which they could differ from it; `make test-full` runs them all.
-EVERY_STRATEGY = ("fitting", "data", "partial batches", "gradients", "execution")
+EVERY_STRATEGY = ("partial batches", "gradients", "execution")
 FAST_GROUPS = {
     "default": ("fitting",),
-    "mirrored": (*EVERY_STRATEGY, "models", "precision", "averaging", "layers"),
-    "multiworker": (*EVERY_STRATEGY, "precision", "files", "custom loops"),
-    "horovod-mpi": ("fitting", "gradients", "files"),
-    "horovod-3": ("fitting", "partial batches", "gradients", "layers"),
+    "mirrored": (*EVERY_STRATEGY, "fitting", "data"),
+    "multiworker": (*EVERY_STRATEGY, "files", "custom loops"),
+    "horovod-mpi": ("gradients",),
+    "horovod-3": ("partial batches", "gradients"),
 }
 # The fixture `runs` launches everything before the first of these tests.
 pytestmark = pytest.mark.timeout(1800)

@@ -57,7 +57,17 @@ def test_equals_one_process(
 
 
 @pytest.mark.parametrize("row", ["save"])
-@pytest.mark.parametrize("mode", [mode for mode in MEASURED if mode != "default"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "mirrored",
+        "horovod-gloo",
+        *(
+            pytest.param(mode, marks=pytest.mark.full)
+            for mode in ("multiworker", "horovod-mpi", "horovod-3")
+        ),
+    ],
+)
 def test_saved_model_loads_without_tfdist(mode: str, row: str, runs: Path) -> None:
     """What any strategy saved predicts the same in a process that lacks tfdist."""
     folder = runs / mode / "files" / row

@@ -155,7 +155,10 @@ def test_plain_script_from_any_folder(prepared, tmp_path):
     assert accuracy_of(output.splitlines()[-1].split("=")[1]) > 0.5
 
 
-@pytest.mark.parametrize("script", ["distributed.py", "custom_loop.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["distributed.py", pytest.param("custom_loop.py", marks=pytest.mark.full)],
+)
 def test_scripts_on_two_devices_of_one_process(prepared, tmp_path, script):
     files, _ = prepared
     options = ("--strategy=mirrored", "--epochs=2", f"--data-dir={files}")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 GRACE_SECONDS = 5.0
+POLL_SECONDS = 0.2
 TIMED_OUT = 124  # the exit code that coreutils' `timeout` reports
 
 # What CMake, a compiler or pip writes where a build first goes wrong; pip's own
@@ -59,21 +64,76 @@ def run_logged(
         The exit code; `TIMED_OUT` when the time was up. However this function
         ends, no descendant of the command is left.
     """
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            [os.fspath(word) for word in command],
+    return run_together([Program(command, log, environment)], timeout=timeout)[0]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of the processes that are started together."""
+
+    command: Sequence[str | Path]  # the program and its arguments
+    log: Path  # receives all that it prints; its folder exists
+    environment: Mapping[str, str]  # the complete environment of the child
+
+
+def run_together(
+    programs: Sequence[Program], *, timeout: float | None = None
+) -> list[int]:
+    """Runs processes side by side until all have ended.
+
+    When one fails, the others, which may wait for it, get `GRACE_SECONDS` to say
+    so themselves and are then ended.
+
+    Args:
+        programs: What to start.
+        timeout: Seconds until all of them and their descendants are ended.
+
+    Returns:
+        The exit codes, in the order of the programs: `TIMED_OUT` where the time was
+        up, negative numbers of signals where a process had to be ended because
+        another one failed. However this function ends, no descendant is left.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    failed_at = math.inf
+    try:
+        for program in programs:
+            children.append(_start(program))
+        while any(child.poll() is None for child in children):
+            now = time.monotonic()
+            if now >= deadline:
+                return [
+                    TIMED_OUT if code is None else code
+                    for code in (child.poll() for child in children)
+                ]
+            if any(child.poll() for child in children):
+                failed_at = min(failed_at, now)
+            if now >= failed_at + GRACE_SECONDS:
+                break
+            _wait(children, min(deadline - now, POLL_SECONDS))
+    finally:
+        for child in children:
+            _end(child)
+    return [child.returncode for child in children]
+
+
+def _start(program: Program) -> subprocess.Popen[bytes]:
+    with program.log.open("ab") as output:
+        return subprocess.Popen(
+            [os.fspath(word) for word in program.command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=program.environment,
             start_new_session=True,
         )
-        try:
-            return child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return TIMED_OUT
-        finally:
-            _end(child)
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Waits until the first child that still runs ends, or the time is up."""
+    running = next(child for child in children if child.returncode is None)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        running.wait(max(0.0, seconds))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

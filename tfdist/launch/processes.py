@@ -74,10 +74,14 @@ class Program:
     command: Sequence[str | Path]  # the program and its arguments
     log: Path  # receives all that it prints; its folder exists
     environment: Mapping[str, str]  # the complete environment of the child
+    stdin: Path | None = None  # what it reads; None: nothing
 
 
 def run_together(
-    programs: Sequence[Program], *, timeout: float | None = None
+    programs: Sequence[Program],
+    *,
+    timeout: float | None = None,
+    keep_going: bool = False,
 ) -> list[int]:
     """Runs processes side by side until all have ended.
 
@@ -87,6 +91,7 @@ def run_together(
     Args:
         programs: What to start.
         timeout: Seconds until all of them and their descendants are ended.
+        keep_going: Whether the others go on when one fails: they are independent.
 
     Returns:
         The exit codes, in the order of the programs: `TIMED_OUT` where the time was
@@ -106,7 +111,7 @@ def run_together(
                     TIMED_OUT if code is None else code
                     for code in (child.poll() for child in children)
                 ]
-            if any(child.poll() for child in children):
+            if not keep_going and any(child.poll() for child in children):
                 failed_at = min(failed_at, now)
             if now >= failed_at + GRACE_SECONDS:
                 break
@@ -118,10 +123,11 @@ def run_together(
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:
-    with program.log.open("ab") as output:
+    source = os.devnull if program.stdin is None else program.stdin
+    with program.log.open("ab") as output, open(source, "rb") as stdin:
         return subprocess.Popen(
             [os.fspath(word) for word in program.command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=program.environment,

@@ -5,13 +5,13 @@ import json
 
 import pytest
 
+from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import cluster_checks, host_checks
 from tfdist.launch.doctor.command import examine
 from tfdist.launch.doctor.facts import Facts, Interface
 from tfdist.launch.doctor.hosts import Answer
 from tfdist.launch.doctor.report import show, show_json
 from tfdist.launch.doctor.verdicts import FAILED, OK, SKIPPED, Examination
-from tfdist.launch.hosts import Host
 
 HEALTHY = Facts(
     host="a",

@@ -3,6 +3,7 @@
 import pytest
 
 from tfdist.launch import main
+from tfdist.launch.arguments import parse_ranks
 from tfdist.launch.errors import CommandError
 from tfdist.launch.estimate import command, measure, plot, units
 from tfdist.launch.estimate.advice import advise
@@ -222,7 +223,7 @@ def test_numbers_with_units():
     assert units.parse_count("25M", "--params") == 25e6
     assert units.parse_count("1.5b", "--params") == 1.5e9
     assert units.parse_duration("50us", "--latency") == pytest.approx(50e-6)
-    assert units.parse_list("2, 8", "--np", units.parse_ranks) == [2, 8]
+    assert units.parse_list("2, 8", "--np", parse_ranks) == [2, 8]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from tfdist.launch import doctor, estimate, horovod
+from tfdist.launch import doctor, estimate, horovod, selftest
 from tfdist.launch.errors import CommandError
 
 # Each verb's module has `add_parser(verbs)`, which sets `function`, a callable
 # from the parsed arguments to the exit code. None may import TensorFlow at its
 # top, or `tfdist --help` would take seconds.
-VERBS = (doctor, estimate, horovod)
+VERBS = (doctor, estimate, horovod, selftest)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -95,31 +95,32 @@ def run_together(
 
     Returns:
         The exit codes, in the order of the programs: `TIMED_OUT` where the time was
-        up, negative numbers of signals where a process had to be ended because
-        another one failed. However this function ends, no descendant is left.
+        up, `-SIGTERM` where a process was ended because another one failed. However
+        this function ends, no descendant is left.
     """
     children: list[subprocess.Popen[bytes]] = []
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     failed_at = math.inf
+    ended = -signal.SIGTERM  # what those get that still run when the wait is over
     try:
         for program in programs:
             children.append(_start(program))
         while any(child.poll() is None for child in children):
             now = time.monotonic()
             if now >= deadline:
-                return [
-                    TIMED_OUT if code is None else code
-                    for code in (child.poll() for child in children)
-                ]
+                ended = TIMED_OUT
+                break
             if not keep_going and any(child.poll() for child in children):
                 failed_at = min(failed_at, now)
             if now >= failed_at + GRACE_SECONDS:
                 break
             _wait(children, min(deadline - now, POLL_SECONDS))
+        # Now: once psutil has waited for a child, its exit code is lost.
+        codes = [child.poll() for child in children]
     finally:
         for child in children:
             _end(child)
-    return [child.returncode for child in children]
+    return [ended if code is None else code for code in codes]
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:

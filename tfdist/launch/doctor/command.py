@@ -6,12 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from tfdist.launch.arguments import parse_hosts
 from tfdist.launch.doctor import cluster_checks, host_checks
 from tfdist.launch.doctor.facts import gather
 from tfdist.launch.doctor.hosts import ask
 from tfdist.launch.doctor.report import show, show_json
 from tfdist.launch.doctor.verdicts import FAILED, Examination, Verdict
-from tfdist.launch.hosts import parse_hosts
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import facts as facts_module
 from tfdist.launch.doctor.facts import FLAG, MARK, Facts, from_json
-from tfdist.launch.hosts import Host
 from tfdist.launch.processes import (
     TIMED_OUT,
     Program,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfdist.launch.arguments import parse_ranks
 from tfdist.launch.errors import CommandError
 from tfdist.launch.estimate import measure, plot
 from tfdist.launch.estimate.compressions import (
@@ -25,7 +26,6 @@ from tfdist.launch.estimate.units import (
     parse_count,
     parse_duration,
     parse_list,
-    parse_ranks,
 )
 
 if TYPE_CHECKING:

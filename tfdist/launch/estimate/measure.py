@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 from tfdist.launch import local_jobs
+from tfdist.launch.arguments import parse_hosts
 from tfdist.launch.errors import FAILED, CommandError
 from tfdist.launch.estimate.cost import Link
 from tfdist.launch.estimate.fit import fit_link
 from tfdist.launch.estimate.probe import MARK
-from tfdist.launch.hosts import parse_hosts
 from tfdist.launch.processes import TIMED_OUT, find_program, run_together, tail
 
 CONTROLLERS = ("gloo", "mpi")

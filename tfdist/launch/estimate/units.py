@@ -50,20 +50,6 @@ def parse_bandwidth(text: str, option: str) -> float:
     return _parse(text, option, _BANDWIDTHS, "10Gbit or 1.25GB/s")
 
 
-def parse_ranks(text: str, option: str) -> int:
-    """Returns a positive whole number of ranks.
-
-    Raises:
-        CommandError: If it is not one.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise CommandError(
-            f"{option}: expected a whole number of at least 1, received {text!r}.",
-            hint=f"{option} 2",
-        )
-    return int(text)
-
-
 def parse_list(text: str, option: str, parse: Callable[[str, str], T]) -> list[T]:
     """Returns the parts of a comma-separated list, each read by `parse`.
 

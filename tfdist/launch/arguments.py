@@ -1,4 +1,4 @@
-"""Reads `-H host:slots,...`, the form that horovodrun takes."""
+"""Reads what several verbs take: numbers of ranks, and hosts as horovodrun does."""
 
 from __future__ import annotations
 
@@ -46,3 +46,17 @@ def parse_hosts(text: str, option: str = "-H") -> tuple[Host, ...]:
             f"{option}: {twice} is there twice.", hint=f"{option} {twice}:{slots},..."
         )
     return tuple(hosts)
+
+
+def parse_ranks(text: str, option: str) -> int:
+    """Returns a positive whole number of ranks.
+
+    Raises:
+        CommandError: If it is not one.
+    """
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise CommandError(
+            f"{option}: expected a whole number of at least 1, received {text!r}.",
+            hint=f"{option} 2",
+        )
+    return int(text)

@@ -1,6 +1,8 @@
 """The self-test's judgement, its choice of ways, and its bad input."""
 
 import importlib.util
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,14 +173,15 @@ for check in ("collectives", "broadcast", "fit", "predict"):
 """
 
 
-def run_stand_in(monkeypatch, stop: str | None = None) -> int:
+def run_stand_in(monkeypatch, folder: Path, stop: str | None = None) -> int:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))  # a failure leaves its logs
     program = STAND_IN.replace("STOP", repr(stop))
     monkeypatch.setattr(command, "PROGRAM", ("-c", program))
     return main.main(["selftest", "--strategy", "mirrored"])
 
 
-def test_a_difference_is_a_failure(monkeypatch, capsys):
-    assert run_stand_in(monkeypatch) == 1
+def test_a_difference_is_a_failure(monkeypatch, tmp_path, capsys):
+    assert run_stand_in(monkeypatch, tmp_path) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1:3] for line in lines[:4]] == [
         ["collectives", "pass"],
@@ -190,8 +193,8 @@ def test_a_difference_is_a_failure(monkeypatch, capsys):
     assert lines[4].startswith("selftest: 1 of 4 checks failed; logs are in ")
 
 
-def test_a_process_that_ends_early_is_a_failure(monkeypatch, capsys):
-    assert run_stand_in(monkeypatch, stop="collectives") == 1
+def test_a_process_that_ends_early_is_a_failure(monkeypatch, tmp_path, capsys):
+    assert run_stand_in(monkeypatch, tmp_path, stop="collectives") == 1
     lines = capsys.readouterr().out.splitlines()
     assert "broadcast    FAILED: rank 0 left no result (exit code 7)" in lines[1]
     assert lines[2].endswith("not run") and lines[3].endswith("not run")

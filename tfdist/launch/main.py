@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when done, 1 when something that was started failed,
         2 when nothing was started because an argument or a requirement is
-        wrong.
+        wrong; a verb's help names others.
 
     Example:
         >>> main(["horovod", "install", "--no-mpi"])  # doctest: +SKIP

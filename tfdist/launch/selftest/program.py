@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import tfdist
+from tfdist import cluster
 from tfdist.launch.selftest import checks
 from tfdist.launch.selftest.judge import SINGLE
 from tfdist.launch.selftest.registry import CHECKS
 
 # However the launcher ended, this process does not outlive it for long.
-LIMIT_SECONDS = 150.0
+LIMIT_SECONDS = 240.0
 
 
 def main() -> int:
@@ -35,21 +37,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     faulthandler.dump_traceback_later(LIMIT_SECONDS, exit=True)
-    place = connect(options.strategy, options.np)
+    place = None
     for check in CHECKS:
         began = time.time()
         arrays: dict[str, Any] = {}
         error = ""
         try:
+            if place is None:
+                place = connect(options.strategy, options.np)
             arrays = getattr(checks, check.name)(place)
         except Exception as raised:  # whatever it is, it is the check's outcome
             traceback.print_exc()
             error = f"{type(raised).__name__}: {raised}"
-        np.savez(options.out / f"{check.name}.{place.rank}.npz", **arrays)
+        # The launcher knows the rank even where the strategy could not be made.
+        stem = f"{check.name}.{cluster.rank() if place is None else place.rank}"
+        np.savez(options.out / f"{stem}.npz", **arrays)
         outcome = {"error": error, "began": began, "ended": time.time()}
-        draft = options.out / f"{check.name}.{place.rank}.tmp"
+        draft = options.out / f"{stem}.tmp"
         draft.write_text(json.dumps(outcome))
-        draft.rename(options.out / f"{check.name}.{place.rank}.json")
+        draft.rename(options.out / f"{stem}.json")
         if error:  # the other ranks may be elsewhere by now
             return 1
     faulthandler.cancel_dump_traceback_later()
@@ -60,11 +66,9 @@ def connect(name: str, replicas: int) -> checks.Place:
     """Returns the place under a strategy; `SINGLE` is plain Keras."""
     if name == SINGLE:
         return checks.Place(None)
-    import tfdist
-
     if name != "mirrored":
         strategy = tfdist.strategy(name)
-        return checks.Place(strategy, tfdist.cluster.rank())
+        return checks.Place(strategy, cluster.rank())
     gpus = tf.config.list_physical_devices("GPU")
     kind = "GPU" if len(gpus) >= replicas else "CPU"
     if kind == "CPU":

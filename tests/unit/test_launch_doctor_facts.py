@@ -12,8 +12,9 @@ from tests.unit.test_launch_doctor import HEALTHY
 from tfdist.launch import main
 from tfdist.launch.arguments import Host, parse_hosts
 from tfdist.launch.doctor import command, facts, hosts
-from tfdist.launch.doctor.facts import MARK, Facts, from_json, to_json
+from tfdist.launch.doctor.facts import MARK, Facts, to_json
 from tfdist.launch.doctor.hosts import ask, read_answer
+from tfdist.launch.doctor.reading import from_json
 
 
 @pytest.fixture

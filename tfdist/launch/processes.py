@@ -119,7 +119,7 @@ def run_together(
         codes = [child.poll() for child in children]
     finally:
         for child in children:
-            _end(child)
+            end(child)
     return [ended if code is None else code for code in codes]
 
 
@@ -143,7 +143,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
         running.wait(max(0.0, seconds))
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
     """Ends a child and all its descendants; does nothing if it has ended."""
     if child.poll() is not None:
         return

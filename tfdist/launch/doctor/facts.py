@@ -22,10 +22,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 MARK = "tfdist-facts: "  # before the JSON, which a login's greeting may precede
 FLAG = "--json-facts"
@@ -158,44 +157,8 @@ def gather(environment: Mapping[str, str] = os.environ) -> Facts:
 
 
 def to_json(facts: Facts) -> str:
-    """Returns one line that `from_json` reads."""
+    """Returns one line, which `reading.from_json` reads."""
     return json.dumps(asdict(facts))
-
-
-def from_json(text: str) -> Facts:
-    """Reads what another host has printed; unknown fields are left out.
-
-    Raises:
-        ValueError: If it is no JSON, or a field has another type than here.
-    """
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("expected a JSON object")
-    found["interfaces"] = [
-        Interface(**_typed(each, Interface("")))
-        for each in found.get("interfaces", [])
-        if isinstance(each, dict)
-    ]
-    return Facts(**_typed(found, Facts()))
-
-
-def _typed(found: Mapping[str, Any], default: Any) -> dict[str, Any]:
-    values = {}
-    for each in fields(default):
-        if each.name not in found:
-            continue
-        value, expected = found[each.name], type(getattr(default, each.name))
-        if expected is float and isinstance(value, int):
-            value = float(value)
-        parts: list[Any] = []
-        if isinstance(value, list) and each.name != "interfaces":
-            parts = value
-        elif isinstance(value, dict):
-            parts = [*value.keys(), *value.values()]
-        if type(value) is not expected or not all(isinstance(p, str) for p in parts):
-            raise ValueError(f"{each.name}: unexpected {value!r}")
-        values[each.name] = value
-    return values
 
 
 def _version(distribution: str) -> str:

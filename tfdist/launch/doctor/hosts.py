@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import facts as facts_module
-from tfdist.launch.doctor.facts import FLAG, MARK, Facts, from_json
+from tfdist.launch.doctor.facts import FLAG, MARK, Facts
+from tfdist.launch.doctor.reading import from_json
 from tfdist.launch.processes import (
     TIMED_OUT,
     Program,

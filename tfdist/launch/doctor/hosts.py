@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import sys
@@ -71,7 +72,10 @@ def is_here(name: str) -> bool:
 
 
 def _ask_remote(hosts: Sequence[Host]) -> list[Answer]:
-    remote_command = f"{shlex.quote(sys.executable)} - {FLAG}"
+    # As horovodrun does: a checkout on PYTHONPATH is to be found there, too.
+    path = os.environ.get("PYTHONPATH")
+    variables = f"PYTHONPATH={shlex.quote(path)} " if path else ""
+    remote_command = f"{variables}{shlex.quote(sys.executable)} - {FLAG}"
     with tempfile.TemporaryDirectory(prefix="tfdist-doctor-") as folder:
         programs = [
             Program(

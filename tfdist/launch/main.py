@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from tfdist.launch import horovod
+from tfdist.launch import doctor, estimate, horovod, selftest
 from tfdist.launch.errors import CommandError
 
 # Each verb's module has `add_parser(verbs)`, which sets `function`, a callable
 # from the parsed arguments to the exit code. None may import TensorFlow at its
 # top, or `tfdist --help` would take seconds.
-VERBS = (horovod,)
+VERBS = (doctor, estimate, horovod, selftest)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when done, 1 when something that was started failed,
         2 when nothing was started because an argument or a requirement is
-        wrong.
+        wrong; a verb's help names others.
 
     Example:
         >>> main(["horovod", "install", "--no-mpi"])  # doctest: +SKIP

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 GRACE_SECONDS = 5.0
+POLL_SECONDS = 0.2
 TIMED_OUT = 124  # the exit code that coreutils' `timeout` reports
 
 # What CMake, a compiler or pip writes where a build first goes wrong; pip's own
@@ -59,24 +64,86 @@ def run_logged(
         The exit code; `TIMED_OUT` when the time was up. However this function
         ends, no descendant of the command is left.
     """
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            [os.fspath(word) for word in command],
-            stdin=subprocess.DEVNULL,
+    return run_together([Program(command, log, environment)], timeout=timeout)[0]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of the processes that are started together."""
+
+    command: Sequence[str | Path]  # the program and its arguments
+    log: Path  # receives all that it prints; its folder exists
+    environment: Mapping[str, str]  # the complete environment of the child
+    stdin: Path | None = None  # what it reads; None: nothing
+
+
+def run_together(
+    programs: Sequence[Program],
+    *,
+    timeout: float | None = None,
+    keep_going: bool = False,
+) -> list[int]:
+    """Runs processes side by side until all have ended.
+
+    When one fails, the others, which may wait for it, get `GRACE_SECONDS` to say
+    so themselves and are then ended.
+
+    Args:
+        programs: What to start.
+        timeout: Seconds until all of them and their descendants are ended.
+        keep_going: Whether the others go on when one fails: they are independent.
+
+    Returns:
+        The exit codes, in the order of the programs: `TIMED_OUT` where the time was
+        up, `-SIGTERM` where a process was ended because another one failed. However
+        this function ends, no descendant is left.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    failed_at = math.inf
+    ended = -signal.SIGTERM  # what those get that still run when the wait is over
+    try:
+        for program in programs:
+            children.append(_start(program))
+        while any(child.poll() is None for child in children):
+            now = time.monotonic()
+            if now >= deadline:
+                ended = TIMED_OUT
+                break
+            if not keep_going and any(child.poll() for child in children):
+                failed_at = min(failed_at, now)
+            if now >= failed_at + GRACE_SECONDS:
+                break
+            _wait(children, min(deadline - now, POLL_SECONDS))
+        # Now: once psutil has waited for a child, its exit code is lost.
+        codes = [child.poll() for child in children]
+    finally:
+        for child in children:
+            end(child)
+    return [ended if code is None else code for code in codes]
+
+
+def _start(program: Program) -> subprocess.Popen[bytes]:
+    source = os.devnull if program.stdin is None else program.stdin
+    with program.log.open("ab") as output, open(source, "rb") as stdin:
+        return subprocess.Popen(
+            [os.fspath(word) for word in program.command],
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=program.environment,
             start_new_session=True,
         )
-        try:
-            return child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return TIMED_OUT
-        finally:
-            _end(child)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _wait(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Waits until the first child that still runs ends, or the time is up."""
+    running = next(child for child in children if child.returncode is None)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        running.wait(max(0.0, seconds))
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
     """Ends a child and all its descendants; does nothing if it has ended."""
     if child.poll() is not None:
         return

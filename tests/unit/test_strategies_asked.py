@@ -50,7 +50,11 @@ def test_the_cpu_is_split_in_time_or_not_at_all():
         "mirrored.asked_devices(3);"  # it is split already
         "mirrored.asked_devices(2)"
     )
-    environment = {"PATH": "", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {
+        "PATH": "",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**environment, "PYTHONPATH": ":".join(filter(None, sys.path))},

@@ -67,9 +67,7 @@ def connect(
         time.sleep(_PAUSE)
 
 
-def _unreachable(
-    rank: int, server: str, port: int, reasons: Mapping[str, str]
-) -> str:
+def _unreachable(rank: int, server: str, port: int, reasons: Mapping[str, str]) -> str:
     tried = ", ".join(f"{at} ({why})" for at, why in reasons.items()) or "nothing"
     return explain(
         f"Rank {rank} cannot reach {server} over TCP",

@@ -73,10 +73,10 @@ def run_logged(
         except subprocess.TimeoutExpired:
             return TIMED_OUT
         finally:
-            _end(child)
+            end(child)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
     """Ends a child and all its descendants; does nothing if it has ended."""
     if child.poll() is not None:
         return

@@ -17,9 +17,10 @@ NAMES = ("default", "mirrored", "multiworker", "horovod")
 def detect(environ: Mapping[str, str], gpus: int) -> str:
     """Chooses the strategy that the launcher's environment asks for.
 
-    `tfdist run` names it. Several processes under horovodrun, mpirun, mpiexec or srun mean Horovod;
-    several workers in TF_CONFIG mean multi-worker. One process, however it was
-    started, takes all its GPUs: mirrored if there are several, else default.
+    `tfdist run` names it. Else several processes under horovodrun, mpirun, mpiexec
+    or srun mean Horovod; several workers in TF_CONFIG mean multi-worker. One process,
+    however it was started, takes all its GPUs: mirrored if there are several, else
+    default.
 
     Args:
         environ: The environment variables, usually `os.environ`.

@@ -85,7 +85,8 @@ def _own_frames_left_out(
     first = trace
     while first is not None and first.tb_frame.f_code.co_filename in ours:
         first = first.tb_next
-    sys.__excepthook__(kind, error, first or trace)
+    shown = error.with_traceback(first or trace)
+    sys.__excepthook__(kind, shown, shown.__traceback__)
 
 
 def _die_with(parent: int) -> None:

@@ -51,7 +51,8 @@ class Job:
     Args:
         hosts: The name of each rank's host.
         stall_timeout: Seconds without a step; 0 for no limit.
-        write: Called with a rank, the kind of a stream, and what came from it.
+        write: Called with a rank, the kind of a stream, what came from it, and
+            whether it is for the user.
         record: Called with each rank's exit record.
     """
 
@@ -59,7 +60,7 @@ class Job:
         self,
         hosts: Sequence[str],
         stall_timeout: float,
-        write: Callable[[int, int, bytes], None],
+        write: Callable[[int, int, bytes, bool], None],
         record: Callable[[Message], None],
     ):
         self.verdict: Verdict | None = None
@@ -83,6 +84,12 @@ class Job:
         """Whether every rank that runs, or that is still to come, has ended."""
         expected = [r for r in self._ranks if r.joined or self._order is None]
         return all(rank.closed or rank.left for rank in expected)
+
+    @property
+    def _blamed(self) -> int | None:
+        if self.verdict is not None:
+            return self.verdict.rank
+        return None if self._failing is None else self._failing[0]
 
     def host(self, rank: int) -> str:
         """Returns the name of a rank's host."""
@@ -140,7 +147,10 @@ class Job:
         if "host" in message:
             state.host, state.pid = str(message["host"]), int(message["pid"])
         if "out" in message:
-            self._write(rank, int(message["to"]), base64.b64decode(message["out"]))
+            data = base64.b64decode(message["out"])
+            # When another rank has failed, rank 0 only complains about the loss.
+            shown = rank == 0 and self._blamed in (None, 0)
+            self._write(rank, int(message["to"]), data, shown)
         if "steps" in message:
             news = int(message["steps"]), bool(message["expected"])
             if news != (state.steps, state.expected):

@@ -20,9 +20,10 @@ from tfdist.coordination.server import Server
 from tfdist.launch.errors import FAILED
 from tfdist.launch.processes import child_environment, end, tail
 from tfdist.launch.run import remote
-from tfdist.launch.run.job import Job
+from tfdist.launch.run.job import STALLED, Job
 from tfdist.launch.run.logs import LAUNCHER_LOG, Logs
 from tfdist.launch.run.plan import WRAPPER, Plan
+from tfdist.launch.run.stacks import innermost
 from tfdist.launch.run.ticket import VARIABLE, Ticket, remove, store
 
 START_SECONDS = 180.0  # for all ranks to connect
@@ -80,7 +81,7 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
             _ask_others(others, {"store": ticket.encoded(), "path": str(path)})
         stack.callback(_end_all, engines)
         engines += _start(plan, others, ticket, path, logs)
-        code = _wait(job, engines, received, logs, options)
+        code = _wait(job, engines, received, options)
     if received:
         code = 128 + received[0]
     elif job.verdict or code:
@@ -134,7 +135,6 @@ def _wait(
     job: Job,
     engines: Sequence[subprocess.Popen[bytes]],
     received: Sequence[int],
-    logs: Logs,
     options: Options,
 ) -> int:
     """Waits for the end of all ranks, and passes on what ends them earlier."""
@@ -147,8 +147,6 @@ def _wait(
         if passed < min(len(received), 2):
             job.ask({"end": received[0]} if passed == 0 else {"kill": True})
             passed += 1
-        if job.verdict is not None and job.verdict.rank != 0:
-            logs.silence()
         if job.verdict is not None or passed or failed:
             kill_at = kill_at or now + options.grace + _FAREWELL
         elif job.missing and now > started + START_SECONDS:
@@ -190,7 +188,10 @@ def _report(job: Job, size: int, logs: Logs) -> None:
     rank = job.verdict.rank
     log = logs.path(rank)
     line = f"tfdist: rank {rank} of {size} on {job.host(rank)} {job.verdict.what}"
-    if rank == 0:  # all that it wrote has just been shown
+    stack = innermost(log.read_text(errors="replace"))
+    if job.verdict.code == STALLED and stack:
+        print(f"{line}; all its stacks: {log}\n{stack}", file=sys.stderr)
+    elif rank == 0:  # all that it wrote has just been shown
         print(f"{line}; its log: {log}", file=sys.stderr)
     else:
         print(f"{line}; the end of {log}:\n{tail(log)}", file=sys.stderr)

@@ -32,26 +32,22 @@ class Logs:
         self._files = [self.path(rank).open("wb", buffering=0) for rank in range(size)]
         self._exits = (folder / EXITS).open("w")
         self.launcher: BinaryIO = (folder / LAUNCHER_LOG).open("wb")
-        self._silent = False
+        self._has_reader = True
 
     def path(self, rank: int) -> Path:
         """Returns the log of a rank."""
         return self.folder / f"rank-{rank:0{self._digits}}.log"
 
-    def write(self, rank: int, kind: int, data: bytes) -> None:
-        """Takes what a rank wrote."""
+    def write(self, rank: int, kind: int, data: bytes, shown: bool) -> None:
+        """Takes what a rank wrote, and shows it to the user as it is."""
         self._files[rank].write(data)
-        if rank == 0 and kind in (STDOUT, STDERR) and not self._silent:
+        if shown and kind in (STDOUT, STDERR) and self._has_reader:
             self._show(kind, data)
 
     def record(self, exit_record: Mapping[str, Any]) -> None:
         """Takes how a rank ended, as one line of JSON; the first one comes first."""
         self._exits.write(json.dumps(exit_record) + "\n")
         self._exits.flush()
-
-    def silence(self) -> None:
-        """Shows nothing more: rank 0 only complains now that another rank has ended."""
-        self._silent = True
 
     def close(self) -> None:
         """Closes the files."""
@@ -66,4 +62,4 @@ class Logs:
             while data:
                 data = data[os.write(stream.fileno(), data) :]
         except OSError:  # nobody reads any more, as in `tfdist run ... | head`
-            self._silent = True
+            self._has_reader = False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line \d+ in (?P<function>.*)$')
-_WAITS_IN = "/tfdist/coordination/"  # for an agreement
+_THREAD = re.compile(r"^(Current thread|Thread) 0x")
+_WAITS_IN = "/tfdist/coordination/ledger.py"  # for an agreement
 _EXECUTES = ("/tensorflow/python/eager/execute.py", "quick_execute")
 _HOROVOD = "/horovod/tensorflow/"
 
@@ -32,20 +33,25 @@ def is_waiting(text: str) -> bool:
     )
 
 
+def innermost(text: str, lines: int = 20) -> str:
+    """Returns the first lines of the main thread's stack, the last in a log."""
+    written = text.splitlines()
+    starts = [n for n, line in enumerate(written) if _THREAD.match(line)]
+    return "\n".join(written[starts[-1] :][:lines]) if starts else ""
+
+
 def main_thread(text: str) -> list[tuple[str, str]]:
     """Returns (file, function) of the main thread's frames, the innermost first.
 
     Args:
-        text: What `faulthandler` wrote; the thread that received the signal, which
-            the kernel lets the main thread do, is its "Current thread".
+        text: What `faulthandler` wrote; Python lists the newest thread first, so the
+            main thread is the last. The "Current thread", if there is one, is only
+            the one that the kernel chose to receive the signal.
     """
-    _, found, current = text.rpartition("Current thread ")
-    if not found:
-        return []
-    frames = []
-    for line in current.splitlines()[1:]:
-        match = _FRAME.match(line)
-        if match is None:
-            break
-        frames.append((match["file"], match["function"]))
+    frames: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        if _THREAD.match(line):
+            frames = []
+        elif match := _FRAME.match(line):
+            frames.append((match["file"], match["function"]))
     return frames

@@ -8,6 +8,7 @@ own name, arguments and path.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import faulthandler
 import io
@@ -17,7 +18,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from tfdist.coordination import progress
 
@@ -63,7 +64,12 @@ def _run(script: Sequence[str]) -> None:
     else:
         sys.argv = list(script)
         sys.path[0] = str(Path(script[0]).resolve().parent)
-        runpy.run_path(script[0], run_name="__main__")
+        path = os.path.abspath(script[0])
+        # Not runpy.run_path: it changes sys.argv[0], and drops the module at the end.
+        module = sys.modules["__main__"] = ModuleType("__main__")
+        module.__dict__.update(__file__=path, __builtins__=builtins)
+        with io.open_code(path) as file:
+            exec(compile(file.read(), path, "exec"), module.__dict__)
 
 
 def _report(events: int, code: int) -> None:
@@ -85,8 +91,8 @@ def _own_frames_left_out(
     first = trace
     while first is not None and first.tb_frame.f_code.co_filename in ours:
         first = first.tb_next
-    shown = error.with_traceback(first or trace)
-    sys.__excepthook__(kind, shown, shown.__traceback__)
+    # Where no frame is left, the script could not even be compiled.
+    sys.__excepthook__(kind, error.with_traceback(first), first)
 
 
 def _die_with(parent: int) -> None:

@@ -31,8 +31,6 @@ from tfdist.launch.run.child import EVENTS, STACKS, Child
 from tfdist.launch.run.stacks import is_waiting
 from tfdist.launch.run.ticket import VARIABLE, Ticket, decode
 
-CONNECT_SECONDS = 30.0
-
 _TICK = 0.2  # seconds between two looks at the child
 _PULSE = 1.0  # seconds between two reports of its steps
 _STACKS = 1.0  # seconds in which the stacks are written
@@ -183,6 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tfdist.launch.run.rank")
     parser.add_argument("--rank", type=int, help="default: what the launcher has set")
     parser.add_argument("--stdin", action="store_true", help="read the ticket there")
+    parser.add_argument("--connect-seconds", type=float, default=30.0)
     options = parser.parse_args(arguments)
     path = os.environ.pop(VARIABLE, "")
     ticket = decode(sys.stdin.readline() if options.stdin else Path(path).read_text())
@@ -195,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
         ticket.port,
         bytes.fromhex(ticket.token),
         rank,
-        CONNECT_SECONDS,
+        options.connect_seconds,
         server="tfdist run",
     )
     enable_keepalive(connection)

@@ -15,7 +15,7 @@ SCRIPT = ("train.py", "--epochs", "2")
 
 
 def machine(**facts) -> Machine:
-    here = {"gpus": 0, "horovod": True, "mpirun": True, "ssh": True}
+    here = {"gpus": 0, "horovod": True, "mpirun": True, "ssh": True, "orted": None}
     names = frozenset({"localhost", "127.0.0.1", "here"})
     return Machine(**{**here, "own_names": names, **facts})
 
@@ -78,6 +78,20 @@ def test_horovodrun_gets_its_settings():
     assert "setting: params.cycle_time_ms = 2" in describe(chosen, {})
     other = plan(controller="gloo", settings={"controller": "mpi"}, processes=2)
     assert "--gloo" in other.command  # the command line wins over the file
+
+
+def test_open_mpi_finds_its_daemon_on_other_hosts():
+    hosts = (Host("here", 1), Host("b", 1))
+    facts = {"orted": "/venv/bin/orted"}
+    chosen = plan(facts, hosts=hosts, controller="mpi")
+    assert chosen.environment["OMPI_MCA_orte_launch_agent"] == "/venv/bin/orted"
+    own = {"OMPI_MCA_orte_launch_agent": "mine"}
+    for other in (
+        plan(facts, own, hosts=hosts, controller="mpi"),
+        plan(facts, hosts=hosts, controller="gloo"),
+        plan(facts, processes=2, controller="mpi"),
+    ):
+        assert "OMPI_MCA_orte_launch_agent" not in other.environment
 
 
 def test_variables_of_other_launches_are_taken_away():

@@ -51,9 +51,10 @@ def parse_hosts(text: str) -> tuple[Host, ...]:
                 hint="add up its slots and name it once",
             )
         hosts.append(Host(name, int(slots) if colon else 1))
-    if len(hosts) > 1 and any(_is_loopback(host.name) for host in hosts):
+    own = [host.name for host in hosts if _is_loopback(host.name)]
+    if own and len(hosts) > 1:
         raise CommandError(
-            f"-H names {LOCALHOST} beside other hosts, who would call themselves so.",
+            f"-H names {own[0]} beside other hosts, to whom it means themselves.",
             hint="name this machine as the others know it",
         )
     return tuple(hosts)

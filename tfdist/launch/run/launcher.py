@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdist.coordination.addresses import candidates
@@ -101,6 +101,8 @@ def _start(
     if plan.command:
         yield _popen(plan.command, environment, logs)
         return
+    # As horovodrun does, so that a script finds the same variables everywhere.
+    abroad = replace(ticket, environment=remote.exported(environment))
     for number, rank in enumerate(plan.ranks):
         words = [*WRAPPER, "--rank", str(number)]
         if rank.host not in others:
@@ -110,7 +112,7 @@ def _start(
         process = _popen(command, environment, logs, stdin=subprocess.PIPE)
         if process.stdin is not None:
             with process.stdin as pipe:
-                pipe.write(ticket.encoded().encode() + b"\n")
+                pipe.write(abroad.encoded().encode() + b"\n")
         yield process
 
 

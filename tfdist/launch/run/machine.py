@@ -26,6 +26,7 @@ class Machine:
     gpus: int  # that TensorFlow may use
     horovod: bool  # is built for TensorFlow
     mpirun: bool  # is found
+    orted: str | None  # the path of Open MPI's daemon, which mpirun starts elsewhere
     ssh: bool  # is found
     own_names: frozenset[str]  # names and addresses that mean this machine
 
@@ -36,6 +37,7 @@ def look(environ: Mapping[str, str]) -> Machine:
         gpus=count_gpus(environ),
         horovod=_horovod_is_built(),
         mpirun=find_program("mpirun") is not None,
+        orted=find_program("orted"),
         ssh=find_program("ssh") is not None,
         own_names=frozenset(_own_names()),
     )

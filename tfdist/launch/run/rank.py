@@ -29,7 +29,7 @@ from tfdist.coordination.server import enable_keepalive
 from tfdist.coordination.wire import Channel, Message, WireError
 from tfdist.launch.run.child import EVENTS, STACKS, Child
 from tfdist.launch.run.stacks import is_waiting
-from tfdist.launch.run.ticket import VARIABLE, Ticket, decode
+from tfdist.launch.run.ticket import VARIABLE, Ticket, decode, remove
 
 _TICK = 0.2  # seconds between two looks at the child
 _PULSE = 1.0  # seconds between two reports of its steps
@@ -58,6 +58,7 @@ class Wrapper:
         self._ended_at: float | None = None
         self._closed = False  # all is told
         self._dismissed = False  # by the launcher, or by its end
+        self._farewell = False  # the launcher said it
         self._pulse_at = 0.0
         self._stacks = b""
         self._stacks_until: float | None = None
@@ -79,6 +80,11 @@ class Wrapper:
             self._report_stacks(now)
             self._look_after_child(now)
         self._channel.flush()
+
+    @property
+    def launcher_is_lost(self) -> bool:
+        """Whether the launcher has ended without a farewell, and tidies up nothing."""
+        return self._channel.closed and not self._farewell
 
     def ask(self, number: int) -> None:
         """Sends the rank a signal, once; it then has the grace period to end."""
@@ -128,7 +134,7 @@ class Wrapper:
             self._stacks_until = time.monotonic() + _STACKS
             self._child.ask_for_stacks()
         if "done" in message:
-            self._dismissed = True
+            self._dismissed = self._farewell = True
 
     def _forward(self, descriptor: int) -> None:
         kind = self._child.streams[descriptor]
@@ -209,7 +215,10 @@ def main(arguments: Sequence[str]) -> int:
             terminals=ticket.terminals if rank == 0 else (False, False),
             window=ticket.window,
         )
-        Wrapper(Channel(connection), child, record, ticket.grace).serve()
+        wrapper = Wrapper(Channel(connection), child, record, ticket.grace)
+        wrapper.serve()
+    if wrapper.launcher_is_lost and path:
+        remove(Path(path))
     connection.close()
     return 0
 

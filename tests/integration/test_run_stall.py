@@ -8,7 +8,7 @@ import pytest
 
 TRAINING = """
 import os, sys, time
-import keras, numpy as np
+import keras, numpy as np, tensorflow as tf
 import tfdist
 from tfdist import cluster
 
@@ -42,6 +42,29 @@ print("done")
 """
 )
 
+# The same, in a loop of one's own, which only the watchdog's samples show.
+LOOP = (
+    TRAINING.partition("class Pace")[0]
+    + """
+optimizer = tfdist.gradients.attach(model.optimizer, model)
+optimizer.build(model.trainable_variables)
+
+@tf.function
+def train_step(x):
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(x) ** 2)
+        weights = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, weights), weights)
+    strategy.run(step, args=(x,))
+
+for number in range(100000):
+    train_step(tf.zeros((4, 4)))
+    if number == 5:
+        print("training", os.getpid(), flush=True)
+"""
+)
+
 HORO = ("-np", "2", "--strategy", "horovod")
 MULTI = ("-np", "2", "--strategy", "multiworker")
 
@@ -67,6 +90,16 @@ def test_a_stopped_rank_is_named(run, launch):
     one.wait_for("training", 1)
     pid = int(one.log(1).partition("training ")[2].split()[0])
     os.kill(pid, signal.SIGSTOP)
+    code, _, err = one.finish()
+    check(one, code, err, "its process is stopped (SIGSTOP)")
+
+
+@pytest.mark.full
+def test_a_stopped_rank_is_named_in_a_loop_of_ones_own(run):
+    one = run(LOOP, *MULTI, "--stall-timeout", "4", "--grace", "2")
+    one.wait_for("training", 1)
+    time.sleep(2)  # some samples
+    os.kill(int(one.log(1).partition("training ")[2].split()[0]), signal.SIGSTOP)
     code, _, err = one.finish()
     check(one, code, err, "its process is stopped (SIGSTOP)")
 

@@ -184,7 +184,25 @@ def test_where_all_stand_still_all_are_named():
         job.receive(rank, {"state": "S", "waiting": True}, 12.0)
     assert job.verdict.rank == 0
     assert "(as do ranks 1,2)" in job.verdict.what
-    assert "all ranks stand still" in job.verdict.what
+    assert "all stand still" in job.verdict.what
+
+
+def test_a_lone_rank_can_stand_still_too():
+    job = Job(["a"], 1.0, lambda *what: None, lambda record: None)
+    job.join(0, 0.0)
+    job.receive(0, {"steps": 1, "expected": True}, 0.0)
+    job.tick(2.0)
+    job.receive(0, {"state": "S", "waiting": False}, 2.0)
+    assert "its step does not end" in job.verdict.what
+
+
+def test_what_ranks_say_while_they_are_ended_is_shown():
+    job = Told()
+    job.ask({"end": 2})
+    job.tick(0.0)
+    job.receive(1, {"failed": 130}, 1.0)
+    job.receive(0, {"out": base64.b64encode(b"saved").decode(), "to": STDOUT}, 1.1)
+    assert job.written == [(0, STDOUT, b"saved", True)]
 
 
 @pytest.mark.parametrize("timeout", [10.0, 0.0])

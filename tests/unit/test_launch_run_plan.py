@@ -94,6 +94,14 @@ def test_open_mpi_finds_its_daemon_on_other_hosts():
         assert "OMPI_MCA_orte_launch_agent" not in other.environment
 
 
+def test_ranks_are_not_quicker_to_give_up_than_the_launcher():
+    name = "TFDIST_STALL_TIMEOUT"
+    assert name not in plan(processes=2).environment
+    patient = {"processes": 2, "stall_timeout": 3600.0}
+    assert float(plan(**patient).environment[name]) > 3600
+    assert name not in plan({}, {name: "5"}, **patient).environment
+
+
 def test_variables_of_other_launches_are_taken_away():
     chosen = plan({}, {"TF_CONFIG": "{}", "HOME": "/"}, processes=2)
     assert chosen.removed == ("TF_CONFIG",)

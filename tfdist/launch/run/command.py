@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         controller=arguments.controller,
         config=arguments.config,
         settings=read_settings(arguments.config) if arguments.config else {},
+        stall_timeout=arguments.stall_timeout,
     )
     machine = machines.look(os.environ)
     plan = make_plan(request, machine, os.environ, {})

@@ -158,8 +158,10 @@ class Job:
             state.steps, state.expected = news
         if "state" in message:
             state.state, state.waiting = str(message["state"]), bool(message["waiting"])
-        if "failed" in message and self._failing is None:
-            self._failing = rank, int(message["failed"]), now
+        if "failed" in message:
+            failing = rank, int(message["failed"]), now
+            if self._failing is None and self._order is None:
+                self._failing = failing
         if "exit" in message:
             self._note_exit(rank, state, int(message["exit"]), float(message["time"]))
         if "closed" in message:
@@ -214,7 +216,8 @@ class Job:
             found = [number for number, rank in ranks.items() if test(rank)]
             if found and (len(found) < len(ranks) or why.startswith("its")):
                 return found, why
-        return list(ranks), "all ranks stand still"
+        alone = len(self._ranks) == 1
+        return list(ranks), "its step does not end" if alone else "all stand still"
 
     def _decide(self, rank: int, code: int, what: str) -> None:
         if self._order is None:

@@ -82,9 +82,9 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
         stack.callback(_end_all, engines)
         engines += _start(plan, others, ticket, path, logs)
         code = _wait(job, engines, received, options)
-    if received:
+    if received and job.verdict is None:
         code = 128 + received[0]
-    elif job.verdict or code:
+    elif code:
         _report(job, plan.size, logs)
     elif options.log_dir is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,8 +167,8 @@ def _wait(
     job.ask({"done": True})
     deadline = time.monotonic() + _FAREWELL
     while any(engine.poll() is None for engine in engines):
-        if time.monotonic() > deadline or (failed and job.missing):
-            break
+        if time.monotonic() > deadline or job.missing:
+            break  # what has not started yet is ended with its launcher
         time.sleep(_POLL)
     if job.verdict is not None:
         return job.verdict.code

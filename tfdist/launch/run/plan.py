@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfdist.coordination.limits import Limits
 from tfdist.launch.errors import CommandError
 from tfdist.launch.run.hosts import LOCALHOST, Host, assign
 from tfdist.launch.run.machine import Machine
@@ -19,6 +20,7 @@ CONTROLLERS = ("gloo", "mpi")
 # What launchers leave behind, and would make a rank believe that it is another.
 _FOREIGN = ("TF_CONFIG", "TFDIST_REPLICAS", "TFDIST_STRATEGY")
 
+_LEDGER_STALL = "TFDIST_STALL_TIMEOUT"
 _AGENT = "OMPI_MCA_orte_launch_agent"
 
 WRAPPER = ("-m", "tfdist.launch.run.rank")
@@ -35,6 +37,7 @@ class Request:
     controller: str | None = None
     config: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the file holds
+    stall_timeout: float = 300.0  # seconds; 0 for no limit
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ def make_plan(
     controller: str | None = None
     command: tuple[str, ...] = ()
     common = {} if strategy == "default" else {"TFDIST_STRATEGY": strategy}
+    if request.stall_timeout >= Limits.stall and _LEDGER_STALL not in environ:
+        # The launcher sees all ranks, so it shall speak before the ranks themselves.
+        common[_LEDGER_STALL] = str(request.stall_timeout + 60)
     places = assign(hosts, replicas)
     devices = "its own GPU" if machine.gpus else "the CPU"
     if strategy in ("default", "mirrored"):

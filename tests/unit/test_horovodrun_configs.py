@@ -2,15 +2,15 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from tfdist.launch.horovod_proof import PROOF_ENVIRONMENT
+from tfdist.launch.horovodrun_config import ignored_keys
 from tfdist.launch.processes import child_environment, find_program, run_logged
 
-config_parser = pytest.importorskip(
+pytest.importorskip(
     "horovod.runner.common.util.config_parser",
     reason="Horovod is not built: tfdist horovod install",
 )
@@ -18,36 +18,6 @@ config_parser = pytest.importorskip(
 FOLDER = Path(__file__).parents[2] / "horovodrun_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-
-
-class Recorder(dict):
-    """A mapping that remembers which of its keys were asked for."""
-
-    def __init__(self, mapping):
-        super().__init__(
-            (key, Recorder(value) if isinstance(value, dict) else value)
-            for key, value in mapping.items()
-        )
-        self.asked: set[str] = set()
-
-    def get(self, key, default=None):
-        self.asked.add(key)
-        return super().get(key, default)
-
-    def ignored(self) -> list[str]:
-        names = [key for key in self if key not in self.asked]
-        for key, value in self.items():
-            if isinstance(value, Recorder):
-                names += [f"{key}.{name}" for name in value.ignored()]
-        return names
-
-
-def ignored_keys(config: dict) -> list[str]:
-    """Returns the keys that Horovod's own parser never reads."""
-    recorder = Recorder(config)
-    arguments = SimpleNamespace(use_gloo=False, use_mpi=False)
-    config_parser.set_args_from_config(arguments, recorder, set())
-    return recorder.ignored()
 
 
 def parsed_arguments(monkeypatch, *words: str):

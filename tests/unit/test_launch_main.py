@@ -67,10 +67,18 @@ def test_module_is_the_command():
     "arguments",
     [[], ["fly"], ["horovod"], ["horovod", "install", "--gpus"]],
 )
-def test_wrong_arguments_end_with_usage(arguments, capsys):
+def test_wrong_arguments_end_with_one_line_and_a_hint(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         main_module.main(arguments)
-    assert "usage: tfdist" in capsys.readouterr().err
+    written = capsys.readouterr().err
+    assert written.startswith("tfdist: ") and written.count("\n") == 1
+    assert "HINT: " in written and "tfdist" in written.partition("HINT: ")[2]
+
+
+def test_a_misspelt_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main_module.main(["horovod", "install", "--forced"])
+    assert "HINT: did you mean --force?" in capsys.readouterr().err
 
 
 def test_an_error_is_one_line(monkeypatch, capsys):

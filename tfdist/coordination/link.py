@@ -25,16 +25,22 @@ _VERDICTS = {
 
 
 def connect(
-    addresses: Sequence[str], port: int, token: bytes, rank: int, timeout: float
+    addresses: Sequence[str],
+    port: int,
+    token: bytes,
+    rank: int,
+    timeout: float,
+    server: str = "rank 0",
 ) -> socket.socket:
     """Connects to the job's own server, wherever it answers first.
 
     Args:
-        addresses: Rank 0's candidate addresses, best first.
+        addresses: The server's candidate addresses, best first.
         port: The server's port.
         token: The job's secret.
         rank: This process's rank.
         timeout: Seconds after which to give up.
+        server: Who is called, for the error's text.
 
     Raises:
         TfdistError: No address led to the server.
@@ -45,7 +51,7 @@ def connect(
         for address in addresses:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TfdistError(_unreachable(rank, port, reasons))
+                raise TfdistError(_unreachable(rank, server, port, reasons))
             attempt = min(_ATTEMPT, left)
             try:
                 connection = socket.create_connection((address, port), attempt)
@@ -61,12 +67,12 @@ def connect(
         time.sleep(_PAUSE)
 
 
-def _unreachable(rank: int, port: int, reasons: Mapping[str, str]) -> str:
+def _unreachable(rank: int, server: str, port: int, reasons: Mapping[str, str]) -> str:
     tried = ", ".join(f"{at} ({why})" for at, why in reasons.items()) or "nothing"
     return explain(
-        f"Rank {rank} cannot reach rank 0 over TCP",
+        f"Rank {rank} cannot reach {server} over TCP",
         received=f"no answer from {tried}",
-        expected=f"tfdist's ledger at port {port}",
+        expected=f"this job's server at port {port}",
         hint="Allow TCP connections between the hosts of the job, from any port "
         "to any port, and check that no firewall is in between.",
     )

@@ -76,6 +76,11 @@ class Channel:
         """Whether something waits to be sent."""
         return bool(self._outgoing)
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent."""
+        return len(self._outgoing)
+
     def flush(self) -> None:
         """Sends what the socket takes now."""
         with self._lock:

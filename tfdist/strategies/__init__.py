@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdist.errors import explain
 from tfdist.strategies.default import default_strategy
-from tfdist.strategies.environment import detect
+from tfdist.strategies.environment import detect, refuse_other
 from tfdist.strategies.horovod import HorovodStrategy as HorovodStrategy
 from tfdist.strategies.mirrored import MirroredStrategy as MirroredStrategy
 from tfdist.strategies.multiworker import (
@@ -42,6 +42,7 @@ def strategy(name: str = "auto", **options: Any) -> tf.distribute.Strategy:
             Slurm). "auto" reads what the launcher has set: HOROVOD_RANK,
             OMPI_COMM_WORLD_SIZE, PMI_SIZE or srun's step say horovod, TF_CONFIG says
             multiworker, more than one GPU says mirrored, else default.
+            `tfdist run` says it outright.
         **options: The class's own, such as `devices=["GPU:0", "GPU:1"]`.
 
     Returns:
@@ -80,4 +81,5 @@ def strategy(name: str = "auto", **options: Any) -> tf.distribute.Strategy:
                 hint=f"help(tfdist.{_STRATEGIES[name].__name__})",
             )
         )
+    refuse_other(name, os.environ)
     return _STRATEGIES[name](**options)

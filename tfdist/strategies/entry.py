@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from tfdist import cluster
+from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients import keras_names, losses
 from tfdist.strategies import arguments as describe
@@ -48,7 +49,19 @@ def install(strategy: KerasTraining) -> None:
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
     keras.losses.Loss.__call__ = losses.weighted_call(keras.losses.Loss.__call__)
+    _count_batches()
     _wrapped = True
+
+
+def _count_batches() -> None:
+    """Tells `tfdist run`, where it started this process, of every batch."""
+    watched = progress.installed()
+    if watched is None:
+        return
+    for phase in ("train", "test", "predict"):
+        hook = f"on_{phase}_batch_end"
+        method = getattr(keras.callbacks.CallbackList, hook)
+        setattr(keras.callbacks.CallbackList, hook, progress.counted(method, watched))
 
 
 def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -68,7 +81,11 @@ def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
             replicas = strategy.num_replicas_in_sync
             equal = describe.batches_are_equal(arguments, replicas)
         phase = Phase(name, model, equal)
-        with strategy._phase(phase, details), contextlib.ExitStack() as stack:
+        with (
+            strategy._phase(phase, details),
+            progress.phase(single_step=name in _BATCH),
+            contextlib.ExitStack() as stack,
+        ):
             for prepared in _preparations(strategy, model, name):
                 stack.enter_context(prepared)
             result = method(model, *args, **kwargs)

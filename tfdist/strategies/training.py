@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfdist import cluster
 from tfdist.coordination import ledger as ledgers
+from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.attach import attach, attached
@@ -125,6 +126,9 @@ class KerasTraining(_Strategy):
         `tfdist.gradients.attach(optimizer)`.
         """
         phase = self._phases[-1] if self._phases else None
+        watched = progress.installed()
+        if phase is None and watched is not None:
+            watched.enter_loop()
         model, role = steps.model_of(fn) or (None, "")
         if model is not None and role == "train_step" and model.optimizer is not None:
             with self.scope():

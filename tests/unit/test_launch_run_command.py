@@ -1,0 +1,97 @@
+"""Bad input of `tfdist run`: one line, one hint, exit code 2, nothing started."""
+
+import socket
+
+import pytest
+
+from tfdist.launch import main as main_module
+from tfdist.launch.run import launcher
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path):
+    """Run the command, which has to refuse; return the line that it writes."""
+
+    def start(*arguments):
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr(launcher, "launch", start)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("raise SystemExit('it ran')")
+
+    def refuse(*words: str) -> str:
+        try:
+            code = main_module.main(["run", *words])
+        except SystemExit as end:  # argparse
+            code = end.code
+        written = capsys.readouterr()
+        assert code == 2
+        assert written.out == ""
+        assert written.err.count("\n") == 1
+        assert written.err.startswith("tfdist: ") and "HINT: " in written.err
+        return written.err
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "no script"),
+        (["-m"], "no module"),
+        (["none.py"], "'none.py' does not exist"),
+        (["."], "'.' does not exist"),
+        (["--stratgy", "mirrored", "train.py"], "did you mean --strategy?"),
+        (["--strategy", "mirored", "train.py"], "mirored"),
+        (["-np", "0", "train.py"], "'0' is no positive number"),
+        (["-np", "-2", "train.py"], "-np"),
+        (["-np", "two", "train.py"], "'two' is no positive number"),
+        (["-np", "5", "-H", "localhost:4", "train.py"], "larger than the 4 slots"),
+        (["-H", "a:1,a:1", "train.py"], "stands twice"),
+        (["-H", "a:b", "train.py"], "no positive number of slots"),
+        (["--config", "none.yaml", "train.py"], "cannot be read"),
+        (["--grace", "-1", "train.py"], "no number of seconds"),
+        (["--stall-timeout", "nan", "train.py"], "no number of seconds"),
+        (["--log-dir", "train.py/logs", "train.py"], "cannot be written"),
+        (["--port", "0", "train.py"], "no positive number"),
+        (["--port", "70000", "train.py"], "no port"),
+        (["--port", "2222", "train.py"], "--port is for multiworker"),
+    ],
+)
+def test_it_is_refused(refused, words, problem):
+    assert problem in refused(*words)
+
+
+def test_a_taken_port(refused):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        words = ["-np", "2", "--strategy", "multiworker", "--port", port, "train.py"]
+        assert f"Port {port} is in use" in refused(*words)
+
+
+def test_no_launcher_inside_a_launcher(refused, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert "mpirun has started this command as rank 1 of 2" in refused("train.py")
+
+
+def test_elastic_horovod_is_refused(refused, monkeypatch):
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    assert "CVE-2024-10190" in refused("train.py")
+
+
+def test_what_is_right_is_started(monkeypatch, tmp_path):
+    started = []
+
+    def start(plan, others, options):
+        started.append((plan, others, options))
+        return 5
+
+    monkeypatch.setattr(launcher, "launch", start)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    words = ["-np", "2", "--strategy", "mirrored", "--grace", "1.5", "train.py"]
+    assert main_module.main(["run", *words, "-np", "7", "--dry-run"]) == 5
+    ((plan, others, options),) = started
+    assert plan.script == ("train.py", "-np", "7", "--dry-run")
+    assert (plan.replicas, others, options.grace) == (2, [], 1.5)

@@ -1,0 +1,74 @@
+"""What is wrong with other hosts is said before a job starts there."""
+
+import shlex
+
+import pytest
+
+from tfdist.launch.errors import NOT_STARTED, CommandError
+from tfdist.launch.run.probe import facts, versions
+from tfdist.launch.run.remote import check_all, exported, remote_command
+
+HERE = {"Python": "3.11", "TensorFlow": "2.21.0", "Horovod": "0.28.1"}
+
+
+def host(**other):
+    right = {"versions": HERE, "name": "n", "addresses": ["10.0.0.1"], "script": True}
+    return right | other
+
+
+def test_equal_hosts_are_right():
+    check_all({"a": host(), "b": host(addresses=["10.0.0.2"])}, HERE, gloo=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "problem", "hint"),
+    [
+        (
+            {"versions": HERE | {"TensorFlow": "2.18.1"}},
+            "b has TensorFlow 2.18.1",
+            "same",
+        ),
+        ({"versions": {}}, "b has Python missing", "same versions"),
+        ({"script": False}, "script is not on b", "shared folder"),
+        ({"addresses": ["127.0.1.1"]}, "own name 'n' to 127.0.1.1", "/etc/hosts"),
+        ({"addresses": []}, "own name 'n' to nothing", "--controller mpi"),
+    ],
+)
+def test_a_wrong_host_is_named(other, problem, hint):
+    with pytest.raises(CommandError) as caught:
+        check_all({"a": host(), "b": host(**other)}, HERE, gloo=True)
+    said, _, helped = str(caught.value).partition(" HINT: ")
+    assert problem in said and hint in helped
+    assert caught.value.exit_code == NOT_STARTED
+
+
+def test_only_gloo_needs_the_hosts_own_name():
+    check_all({"b": host(addresses=["127.0.1.1"])}, HERE, gloo=False)
+
+
+def test_facts_of_this_host():
+    found = facts([__file__])
+    assert found["script"] and found["versions"] == versions()
+    assert not facts(["/none.py"])["script"]
+    assert facts(["-m", "pytest"])["script"]
+
+
+def test_words_arrive_as_they_are(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/a b")
+    *ssh, line = remote_command("host", "-m", "x", "it's; rm")
+    assert ssh[0] == "ssh" and ssh[-2:] == ["--", "host"]
+    assert "BatchMode=yes" in ssh
+    words = shlex.split(line.partition("&& exec ")[2])
+    assert words[:2] == ["env", "PYTHONPATH=/a b"]
+    assert words[3:] == ["-m", "x", "it's; rm"]
+
+
+def test_what_means_this_host_alone_is_not_exported():
+    environ = {
+        "HOME": "/root",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "SSH_AUTH_SOCK": "x",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "TFDIST_TICKET": "x",
+    }
+    assert exported(environ) == {"HOME": "/root", "TF_CPP_MIN_LOG_LEVEL": "2"}

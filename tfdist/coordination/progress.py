@@ -1,0 +1,125 @@
+"""How far this process is: sixteen bytes that `tfdist run` watches from outside.
+
+The wrapper around a rank must see whether it makes steps even while it is stopped
+or blocked inside C++, so the rank cannot be asked. It writes two numbers into a
+shared mapping instead, which costs no system call, and nothing without `tfdist run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_RECORD = struct.Struct("=qq")  # steps made, whether a step is expected (0 or 1)
+_COMPUTING = 1.0  # seconds; a call that computed more recently is not stuck
+
+
+class Progress:
+    """What one process writes.
+
+    Args:
+        path: A file of the wrapper's; `create` has made it.
+    """
+
+    def __init__(self, path: Path):
+        with path.open("r+b") as file:
+            self._record = mmap.mmap(file.fileno(), _RECORD.size)
+        self._steps = 0
+        self._depth = 0  # fit, and inside it evaluate
+        self._in_loop = False
+        self._calls = 0
+
+    def step(self) -> None:
+        """Counts a step; from the first one of a phase on, more are expected."""
+        self._steps += 1
+        self._write(self._depth > 0)
+
+    @contextlib.contextmanager
+    def phase(self, single_step: bool) -> Iterator[None]:
+        """Enters `fit` or the like; outside of a phase, no step is expected.
+
+        Args:
+            single_step: It is one step, as in `train_on_batch`. The first one may
+                take long, for it is traced; later ones are expected to end.
+        """
+        self._depth += 1
+        if single_step and self._steps:
+            self._write(True)
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if single_step:
+                self._steps += 1
+            if not self._depth:
+                self._write(False)
+
+    def enter_loop(self) -> None:
+        """Notes that the script trains in a loop of its own; see `note_call`."""
+        self._in_loop = True
+
+    def note_call(self, calls: int, blocked: float, idle: float) -> None:
+        """Takes a sample of the watchdog, the only view into a loop of one's own.
+
+        A step of a user's loop is a call into TensorFlow. While there is none, the
+        script may rightly do something else, so no step is expected.
+
+        Args:
+            calls: The calls that were told apart so far.
+            blocked: Seconds inside the present one; 0 outside of one.
+            idle: Seconds of these without computation.
+        """
+        if not self._in_loop or self._depth:
+            return
+        if calls != self._calls or (blocked and idle < _COMPUTING):
+            self._steps += 1
+        self._calls = calls
+        self._write(blocked > 0)
+
+    def _write(self, expected: bool) -> None:
+        _RECORD.pack_into(self._record, 0, self._steps, expected)
+
+
+_installed: Progress | None = None
+
+
+def create(path: Path) -> None:
+    """Makes the file; the wrapper does, before it starts the rank."""
+    path.write_bytes(_RECORD.pack(0, 0))
+
+
+def read(path: Path) -> tuple[int, bool]:
+    """Returns the number of steps, and whether another one is expected."""
+    steps, expected = _RECORD.unpack(path.read_bytes())
+    return steps, bool(expected)
+
+
+def install(path: Path) -> None:
+    """Makes this process report from now on."""
+    global _installed
+    _installed = Progress(path)
+
+
+def installed() -> Progress | None:
+    """Returns this process's record; None where nobody watches."""
+    return _installed
+
+
+def phase(single_step: bool) -> contextlib.AbstractContextManager[None]:
+    """Enters a phase, where somebody watches; see `Progress.phase`."""
+    watched = _installed
+    return contextlib.nullcontext() if watched is None else watched.phase(single_step)
+
+
+def counted(method: Callable[..., Any], progress: Progress) -> Callable[..., Any]:
+    """Returns a method that counts a step whenever it is called."""
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        progress.step()
+        return method(*args, **kwargs)
+
+    return count

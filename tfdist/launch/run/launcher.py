@@ -1,0 +1,246 @@
+"""Starts what the plan says, waits, and ends all of it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfdist.coordination.addresses import candidates
+from tfdist.coordination.server import Server
+from tfdist.launch.errors import FAILED
+from tfdist.launch.processes import child_environment, end, tail
+from tfdist.launch.run import remote
+from tfdist.launch.run.job import STALLED, Job
+from tfdist.launch.run.logs import LAUNCHER_LOG, Logs
+from tfdist.launch.run.plan import WRAPPER, Plan
+from tfdist.launch.run.stacks import innermost
+from tfdist.launch.run.ticket import VARIABLE, Ticket, remove, store
+
+START_SECONDS = 180.0  # for all ranks to connect
+
+_POLL = 0.05
+_FAREWELL = 10.0  # seconds for horovodrun or ssh to end after its ranks
+_TOKEN_BYTES = 32
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run the plan."""
+
+    log_dir: Path | None  # None: a temporary one, kept if a rank fails
+    grace: float  # seconds
+    stall_timeout: float  # seconds; 0 for no limit
+
+
+def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
+    """Runs the job to its end; however this ends, no process of it is left.
+
+    Args:
+        plan: What to start.
+        others: The hosts of the plan that are not this machine.
+        options: How.
+
+    Returns:
+        The exit code: the first failing rank's, or 128 plus the signal that ended
+        this command, or `job.STALLED`.
+    """
+    folder = options.log_dir or Path(tempfile.mkdtemp(prefix="tfdist-run-"))
+    logs = Logs(folder, plan.size)
+    job = Job(
+        [rank.host for rank in plan.ranks],
+        options.stall_timeout,
+        logs.write,
+        logs.record,
+    )
+    received: list[int] = []
+    engines: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
+        stack.callback(logs.close)
+        token = secrets.token_bytes(_TOKEN_BYTES)
+        bind = None if others else "127.0.0.1"
+        server = Server(plan.size, token, bind, job)
+        stack.callback(server.stop, 1.0)
+        stack.enter_context(_signals(received))
+        ticket = _ticket(plan, options, server.port, token, candidates(bind))
+        path = _ticket_path()
+        store(ticket.encoded(), path)
+        stack.callback(remove, path)
+        if plan.command and others:
+            stack.callback(_ask_others, others, {"remove": str(path)})
+            _ask_others(others, {"store": ticket.encoded(), "path": str(path)})
+        stack.callback(_end_all, engines)
+        engines += _start(plan, others, ticket, path, logs)
+        code = _wait(job, engines, received, options)
+    if received and job.verdict is None:
+        code = 128 + received[0]
+    elif code:
+        _report(job, plan.size, logs)
+    elif options.log_dir is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def _start(
+    plan: Plan, others: Sequence[str], ticket: Ticket, path: Path, logs: Logs
+) -> Iterator[subprocess.Popen[bytes]]:
+    environment = child_environment({**plan.environment, VARIABLE: str(path)})
+    for name in plan.removed:
+        if name not in plan.environment:
+            environment.pop(name, None)
+    if plan.command:
+        yield _popen(plan.command, environment, logs)
+        return
+    # As horovodrun does, so that a script finds the same variables everywhere.
+    abroad = replace(ticket, environment=remote.exported(environment))
+    for number, rank in enumerate(plan.ranks):
+        words = [*WRAPPER, "--rank", str(number)]
+        if rank.host not in others:
+            yield _popen([sys.executable, *words], environment, logs)
+            continue
+        command = remote.remote_command(rank.host, *words, "--stdin")
+        process = _popen(command, environment, logs, stdin=subprocess.PIPE)
+        if process.stdin is not None:
+            with process.stdin as pipe:
+                pipe.write(abroad.encoded().encode() + b"\n")
+        yield process
+
+
+def _popen(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    logs: Logs,
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    # In a session of its own: the terminal's Ctrl-C is for us, who pass it on once.
+    return subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=logs.launcher,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _wait(
+    job: Job,
+    engines: Sequence[subprocess.Popen[bytes]],
+    received: Sequence[int],
+    options: Options,
+) -> int:
+    """Waits for the end of all ranks, and passes on what ends them earlier."""
+    passed = 0
+    started = time.monotonic()
+    kill_at = engines_ended = None
+    failed = False
+    while True:
+        now = time.monotonic()
+        if passed < min(len(received), 2):
+            job.ask({"end": received[0]} if passed == 0 else {"kill": True})
+            passed += 1
+        if job.verdict is not None or passed or failed:
+            kill_at = kill_at or now + options.grace + _FAREWELL
+        elif job.missing and now > started + START_SECONDS:
+            failed = True
+            job.ask({"end": int(signal.SIGTERM)})
+        if any(engine.poll() for engine in engines) and job.missing and not failed:
+            failed = True
+            job.ask({"end": int(signal.SIGTERM)})
+        if all(engine.poll() is not None for engine in engines):
+            engines_ended = engines_ended or now
+        late = kill_at is not None and now > kill_at
+        gone = engines_ended is not None and now > engines_ended + 2.0
+        if late or gone or (job.over and (not job.missing or kill_at)):
+            break
+        time.sleep(_POLL)
+    job.ask({"done": True})
+    deadline = time.monotonic() + _FAREWELL
+    while any(engine.poll() is None for engine in engines):
+        if time.monotonic() > deadline or job.missing:
+            break  # what has not started yet is ended with its launcher
+        time.sleep(_POLL)
+    if job.verdict is not None:
+        return job.verdict.code
+    return FAILED if failed or job.missing or not job.over else 0
+
+
+def _report(job: Job, size: int, logs: Logs) -> None:
+    """Shows the end of the log that matters, and nothing else."""
+    sys.stdout.flush()
+    if job.verdict is None:
+        log = logs.folder / LAUNCHER_LOG
+        missing = ", ".join(map(str, job.missing)) or "none"
+        print(
+            f"tfdist: the ranks could not be started (missing: {missing}); the end of "
+            f"{log}:\n{tail(log)}",
+            file=sys.stderr,
+        )
+        return
+    rank = job.verdict.rank
+    log = logs.path(rank)
+    line = f"tfdist: rank {rank} of {size} on {job.host(rank)} {job.verdict.what}"
+    stack = innermost(log.read_text(errors="replace"))
+    if job.verdict.code == STALLED and stack:
+        print(f"{line}; all its stacks: {log}\n{stack}", file=sys.stderr)
+    elif rank == 0:  # all that it wrote has just been shown
+        print(f"{line}; its log: {log}", file=sys.stderr)
+    else:
+        print(f"{line}; the end of {log}:\n{tail(log)}", file=sys.stderr)
+
+
+def _ticket(
+    plan: Plan, options: Options, port: int, token: bytes, addresses: Sequence[str]
+) -> Ticket:
+    window = shutil.get_terminal_size()
+    return Ticket(
+        size=plan.size,
+        addresses=tuple(addresses),
+        port=port,
+        token=token.hex(),
+        script=plan.script,
+        environment=plan.environment,
+        environments=tuple(rank.environment for rank in plan.ranks),
+        removed=plan.removed,
+        grace=options.grace,
+        terminals=(sys.stdout.isatty(), sys.stderr.isatty()),
+        window=(window.columns, window.lines),
+    )
+
+
+def _ticket_path() -> Path:
+    name = f"tfdist-ticket-{socket.gethostname()}-{secrets.token_hex(8)}"
+    return Path(tempfile.gettempdir()) / name / "ticket.json"
+
+
+def _ask_others(others: Sequence[str], question: Mapping[str, str]) -> None:
+    remote.ask_all(others, [question] * len(others))
+
+
+def _end_all(engines: Sequence[subprocess.Popen[bytes]]) -> None:
+    for engine in engines:
+        end(engine)
+
+
+@contextmanager
+def _signals(received: list[int]) -> Iterator[None]:
+    """Notes the signals that end this command, instead of ending it at once."""
+    former = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in _SIGNALS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

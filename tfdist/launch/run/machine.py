@@ -1,0 +1,138 @@
+"""What this machine has, as far as the plan of a launch depends on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from tfdist.launch.processes import find_program
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 10000
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts; tests make them up."""
+
+    gpus: int  # that TensorFlow may use
+    horovod: bool  # is built for TensorFlow
+    mpirun: bool  # is found
+    orted: str | None  # the path of Open MPI's daemon, which mpirun starts elsewhere
+    ssh: bool  # is found
+    own_names: frozenset[str]  # names and addresses that mean this machine
+
+
+def look(environ: Mapping[str, str]) -> Machine:
+    """Returns the facts of this machine, without importing TensorFlow."""
+    return Machine(
+        gpus=count_gpus(environ),
+        horovod=_horovod_is_built(),
+        mpirun=find_program("mpirun") is not None,
+        orted=find_program("orted"),
+        ssh=find_program("ssh") is not None,
+        own_names=frozenset(_own_names()),
+    )
+
+
+def count_gpus(environ: Mapping[str, str], drivers: Path = _NVIDIA) -> int:
+    """Returns the number of GPUs that TensorFlow will most likely see.
+
+    Args:
+        environ: The environment variables; CUDA_VISIBLE_DEVICES hides GPUs.
+        drivers: Where NVIDIA's driver lists them.
+    """
+    if not drivers.is_dir() or _tensorflow_distribution() == "tensorflow-cpu":
+        return 0
+    present = len(list(drivers.iterdir()))
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    chosen = [word.strip() for word in visible.split(",") if word.strip()]
+    if "-1" in chosen:  # CUDA ignores what follows an invalid number
+        chosen = chosen[: chosen.index("-1")]
+    return min(present, len(chosen))
+
+
+def free_ports(count: int, first: int | None = None) -> list[int]:
+    """Returns ports of this machine that nothing uses and no connection will take.
+
+    If the first is not given, they lie below the range from which the kernel takes
+    the ports of outgoing connections, so that between now and the worker's own
+    `bind` only another server can take one; and they are drawn at random, so that
+    two launches rarely meet.
+
+    Args:
+        count: How many.
+        first: Take this port and those that follow it.
+
+    Raises:
+        OSError: One of these is in use, or there are too few.
+    """
+    if first is not None:
+        asked = list(range(first, first + count))
+        taken = [port for port in asked if not port_is_free(port)]
+        if taken:
+            raise OSError(f"port {taken[0]} is in use on {socket.gethostname()}")
+        return asked
+    candidates = range(_LOWEST_PORT, _first_ephemeral_port())
+    draws = iter(random.SystemRandom().sample(candidates, len(candidates)))
+    found: list[int] = []
+    for port in draws:
+        if len(found) == count:
+            break
+        if port_is_free(port):
+            found.append(port)
+    if len(found) < count:
+        raise OSError(f"{socket.gethostname()} has no {count} free ports")
+    return found
+
+
+def port_is_free(port: int) -> bool:
+    """Returns whether a server could listen at a port, on all addresses."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        first = int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = 0
+    return first if first > _LOWEST_PORT + 1000 else 32768
+
+
+def _own_names() -> Iterator[str]:
+    yield from ("localhost", socket.gethostname(), socket.getfqdn())
+    for addresses in psutil.net_if_addrs().values():
+        for address in addresses:
+            yield address.address.partition("%")[0]
+
+
+def _tensorflow_distribution() -> str | None:
+    for name in ("tensorflow-cpu", "tensorflow"):
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return name
+    return None
+
+
+def _horovod_is_built() -> bool:
+    spec = importlib.util.find_spec("horovod")
+    if spec is None or spec.origin is None or find_program("horovodrun") is None:
+        return False
+    return any((Path(spec.origin).parent / "tensorflow").glob("mpi_lib*.so"))

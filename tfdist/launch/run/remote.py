@@ -1,0 +1,136 @@
+"""Other hosts: how to run something there, and what is wrong before a job starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tfdist.launch.errors import CommandError
+from tfdist.launch.processes import child_environment
+from tfdist.launch.run import probe
+
+PROBE_SECONDS = 60.0
+CONNECT_SECONDS = 10
+
+# BatchMode: a question for a password, or for an unknown host's key, would wait for
+# ever where nobody sees it.
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}")
+_SSH_FAILED = 255
+
+# Variables of a login, which mean nothing on another host; horovodrun leaves out
+# CUDA_VISIBLE_DEVICES, too.
+_OF_THIS_HOST = ("DISPLAY", "HOSTNAME", "OLDPWD", "PWD", "SHLVL", "TFDIST_TICKET", "_")
+_OF_THIS_HOST_PREFIXES = ("BASH_FUNC_", "CUDA_VISIBLE_DEVICES", "DBUS_", "SSH_", "XDG_")
+
+
+def remote_command(host: str, *words: str) -> list[str]:
+    """Returns the ssh command that runs this interpreter there, in this folder."""
+    path = os.environ.get("PYTHONPATH")
+    prefix = ["env", f"PYTHONPATH={path}"] if path else []
+    line = shlex.join([*prefix, sys.executable, *words])
+    return [*_SSH, "--", host, f"cd {shlex.quote(os.getcwd())} && exec {line}"]
+
+
+def exported(environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that go to other hosts, as with horovodrun."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in _OF_THIS_HOST and not name.startswith(_OF_THIS_HOST_PREFIXES)
+    }
+
+
+def ask_all(
+    hosts: Sequence[str], questions: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Asks every host a question for `probe`, all at once; answers in their order.
+
+    Raises:
+        CommandError: A host cannot be reached, or has no tfdist in the same place.
+    """
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        return list(pool.map(_ask, hosts, questions))
+
+
+def check_all(
+    found: Mapping[str, Mapping[str, Any]],
+    here: Mapping[str, str],
+    *,
+    gloo: bool,
+) -> None:
+    """Refuses hosts on which the job would fail, hang or differ. Pure.
+
+    Args:
+        found: What `probe.facts` returns, for each host of the job.
+        here: The versions on this machine.
+        gloo: Whether Horovod's Gloo is to connect several hosts.
+
+    Raises:
+        CommandError: With the first host and what is wrong with it.
+    """
+    for host, facts in found.items():
+        for title, version in here.items():
+            there = facts["versions"].get(title, "missing")
+            if there != version:
+                raise CommandError(
+                    f"{host} has {title} {there}, and this machine {version}.",
+                    hint=f"install the same versions in {sys.prefix} on every host",
+                )
+        if not facts["script"]:
+            raise CommandError(
+                f"The script is not on {host} at the same place.",
+                hint="use a shared folder, or copy it there",
+            )
+        addresses = facts["addresses"]
+        if gloo and all(address.startswith("127.") for address in addresses):
+            # GlooContext::InitializeForProcessSet (Horovod 0.28.1) ignores the chosen
+            # interface and listens where the host's own name leads; no variable
+            # changes that.
+            name = facts["name"]
+            raise CommandError(
+                f"{host} resolves its own name {name!r} to "
+                f"{' and '.join(addresses) or 'nothing'}, where Horovod's Gloo would "
+                "listen and no other host can connect.",
+                hint=f"give {name} its network address in /etc/hosts there, or use "
+                "--controller mpi",
+            )
+
+
+def _ask(host: str, question: Mapping[str, Any]) -> dict[str, Any]:
+    command = remote_command(host, "-m", "tfdist.launch.run.probe")
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(question) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            env=child_environment(),
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            f"{host} did not answer over ssh within {PROBE_SECONDS:.0f} s.",
+            hint=f"try `ssh {host} true`",
+        ) from None
+    for line in done.stdout.splitlines():
+        if done.returncode == 0 and line.startswith(probe.MARK):
+            answer: dict[str, Any] = json.loads(line.removeprefix(probe.MARK))
+            return answer
+    said = next(reversed(done.stderr.strip().splitlines()), "it said nothing").strip()
+    if done.returncode == _SSH_FAILED:
+        raise CommandError(
+            f"{host} cannot be reached by ssh: {said}.",
+            hint=f"`ssh {host} true` has to work without any question",
+        )
+    raise CommandError(
+        f"tfdist cannot be started on {host}: {said}.",
+        hint=f"install the same as here in {sys.prefix} there, and have the folder "
+        f"{os.getcwd()}",
+    )

@@ -154,10 +154,11 @@ class KerasTraining(_Strategy):
         """Reduces a value over replicas; see `tf.distribute.Strategy.reduce`.
 
         Accepts what Keras 3 passes as well (tensorflow#72388): scalar logs with
-        `axis=0`, which `run` has already made equal everywhere.
+        `axis=0`, which `run` has already made equal everywhere. Run eagerly, Keras
+        3.8 makes Python numbers of them.
         """
         first = self._first_result(value)
-        if axis is not None and getattr(first, "shape", None) == ():
+        if axis is not None and getattr(first, "shape", ()) == ():
             return first
         return super().reduce(reduce_op, value, axis=axis)
 

@@ -83,7 +83,9 @@ def test_the_timeline_is_written(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_autotuning_leaves_fusion_off_under_tfdist(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    horovodrun(tmp_path / "log", FOLDER / "autotune.yaml", sys.executable, TRAINING)
+    horovodrun(
+        tmp_path / "log", FOLDER / "autotune.yaml", sys.executable, TRAINING, "200"
+    )
     with (tmp_path / "horovod-autotune.csv").open(newline="") as file:
         samples = list(csv.DictReader(file))
     assert len({sample["cycle_time_ms"] for sample in samples}) > 1

@@ -7,11 +7,13 @@ import secrets
 import select
 import socket
 import threading
+import time
 
 import pytest
 
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.handshake import introduce, new_challenge, proof, verify
+from tfdist.coordination.judge import Judge
 from tfdist.coordination.limits import Limits, stall_limit
 from tfdist.coordination.link import Link, connect
 from tfdist.coordination.server import Server
@@ -22,9 +24,13 @@ from tfdist.errors import TfdistError
 TOKEN = bytes(range(32))
 
 
+def serve(token: bytes) -> Server:
+    return Server(2, token, "127.0.0.1", Judge(2, Limits(), time.monotonic()))
+
+
 @pytest.fixture
 def server():
-    one = Server(2, TOKEN, "127.0.0.1", Limits())
+    one = serve(TOKEN)
     yield one
     one.stop(1.0)
 
@@ -151,8 +157,8 @@ def test_a_wrong_token_is_refused(server):
 
 
 def test_a_client_refuses_a_wrong_server():
-    other = Server(2, secrets.token_bytes(32), "127.0.0.1", Limits())
-    right = Server(2, TOKEN, "127.0.0.1", Limits())
+    other = serve(secrets.token_bytes(32))
+    right = serve(TOKEN)
     with pytest.raises(TfdistError, match="cannot reach rank 0"):
         connect(["127.0.0.1"], other.port, TOKEN, 0, 1.0)
     connect(["127.0.0.1"], right.port, TOKEN, 0, 5.0).close()  # the control

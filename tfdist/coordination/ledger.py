@@ -15,11 +15,13 @@ import os
 import secrets
 import socket
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tfdist.coordination.addresses import candidates
+from tfdist.coordination.judge import Judge
 from tfdist.coordination.limits import Limits, stall_limit
 from tfdist.coordination.link import Link, connect
 from tfdist.coordination.server import Server
@@ -273,7 +275,8 @@ def start(
     token = secrets.token_bytes(_TOKEN_BYTES)
     if rank == 0:
         try:
-            server = Server(size, token, bind_address, limits)
+            judge = Judge(size, limits, time.monotonic())
+            server = Server(size, token, bind_address, judge)
             offer = {
                 "port": server.port,
                 "token": token.hex(),

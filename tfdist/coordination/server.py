@@ -1,14 +1,13 @@
-"""Rank 0's side of the ledger: who may speak, and what the judge answers."""
+"""Rank 0's side of the ledger: who may speak, and what the referee answers."""
 
 from __future__ import annotations
 
 import socket
 import time
 from functools import partial
+from typing import Protocol
 
 from tfdist.coordination.handshake import MAX_GREETING, new_challenge, verify
-from tfdist.coordination.judge import Judge
-from tfdist.coordination.limits import Limits
 from tfdist.coordination.loop import Loop
 from tfdist.coordination.wire import MAX_LINE, Channel, Message, WireError
 
@@ -16,27 +15,46 @@ _MAX_STRANGERS = 64  # connections that have not proved themselves
 _GREETING_TIME = 5.0  # seconds to prove oneself
 
 
+class Referee(Protocol):
+    """Who decides about what the ranks report: the ledger's judge, for one."""
+
+    def join(self, rank: int, now: float) -> None:
+        """Notes that a rank has connected."""
+
+    def leave(self, rank: int, now: float) -> None:
+        """Notes that a rank's connection has ended."""
+
+    def receive(self, rank: int, message: Message, now: float) -> None:
+        """Takes a rank's message; may raise WireError to refuse it."""
+
+    def tick(self, now: float) -> None:
+        """Decides what only the passing of time can decide."""
+
+    def take_outbox(self) -> list[tuple[int | None, Message]]:
+        """Returns and forgets what is to be sent: (rank or None for all, message)."""
+
+
 class Server:
-    """Accepts the ranks of one job and passes their reports to the judge.
+    """Accepts the ranks of one job and passes their reports to the referee.
 
     Args:
         size: The number of ranks.
         token: The job's secret.
         bind_address: The local address to listen at, or None for all.
-        limits: The time limits.
+        referee: Decides what to answer; called in the server's thread only.
 
     Raises:
         OSError: The address cannot be listened at.
     """
 
     def __init__(
-        self, size: int, token: bytes, bind_address: str | None, limits: Limits
+        self, size: int, token: bytes, bind_address: str | None, referee: Referee
     ):
         listener = listen(bind_address)
         self.port: int = listener.getsockname()[1]
         self._size = size
         self._token = token
-        self._judge = Judge(size, limits, time.monotonic())
+        self._referee = referee
         self._ranks: dict[int, Channel] = {}
         self._strangers: dict[Channel, float] = {}  # when they connected
         self._loop = Loop("tfdist-ledger-server", self._tick)
@@ -71,17 +89,17 @@ class Server:
             enable_keepalive(channel.connection)
             self._ranks[rank] = channel
             channel.send({"proof": answer})
-            self._judge.join(rank, time.monotonic())
+            self._referee.join(rank, time.monotonic())
         else:
             rank = next(r for r, known in self._ranks.items() if known is channel)
-            self._judge.receive(rank, message, time.monotonic())
+            self._referee.receive(rank, message, time.monotonic())
         self._deliver()
 
     def _part(self, channel: Channel) -> None:
         self._strangers.pop(channel, None)
         for rank in [r for r, known in self._ranks.items() if known is channel]:
             del self._ranks[rank]
-            self._judge.leave(rank, time.monotonic())
+            self._referee.leave(rank, time.monotonic())
         self._deliver()
 
     def _tick(self) -> None:
@@ -89,11 +107,11 @@ class Server:
         for channel, since in list(self._strangers.items()):
             if now - since > _GREETING_TIME:
                 self._loop.drop(channel)
-        self._judge.tick(now)
+        self._referee.tick(now)
         self._deliver()
 
     def _deliver(self) -> None:
-        for rank, message in self._judge.take_outbox():
+        for rank, message in self._referee.take_outbox():
             receivers = self._ranks if rank is None else (rank,)
             for receiver in receivers:
                 if receiver in self._ranks:

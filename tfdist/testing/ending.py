@@ -30,6 +30,7 @@ class Ending:
         config: pytest's configuration.
         rank: This process's rank.
         met: Its connection to the others.
+        timeout: Seconds for one test; 0 for any time.
         report: Reports the current test as failed, on the chief.
     """
 
@@ -38,15 +39,27 @@ class Ending:
         config: pytest.Config,
         rank: int,
         met: Meeting,
+        timeout: float,
         report: Callable[[], None],
     ):
         self._config = config
         self._rank = rank
         self._meeting = met
+        self._timeout = timeout
         self._report = report
         self._terminal = os.dup(2)  # before pytest captures it
         self._main = os.getpid()
         self.taken = threading.Event()  # the main thread is ending the run itself
+
+    def arm(self) -> None:
+        """Bounds the time until the next call, whatever the process does.
+
+        Code in C++ that waits and keeps the interpreter's lock, as MPI_Init does,
+        stops all threads of this class; faulthandler's own needs no lock.
+        """
+        if self._timeout and not self._config.getini("faulthandler_timeout"):
+            seconds = self._timeout + _REPORT
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._terminal)
 
     def begin(self) -> None:
         """Starts the end, in a thread of its own."""
@@ -55,6 +68,7 @@ class Ending:
 
     def finish(self) -> None:
         """Tells the other ranks that the report is written."""
+        faulthandler.cancel_dump_traceback_later()
         self._meeting.send({"over": True})
         if self._meeting.end is not None:
             self._meeting.over.wait(_FLIGHT)

@@ -40,11 +40,12 @@ def start(config: pytest.Config, launch: Launch, timeout: float, grace: float) -
         )
     try:
         met = meeting.start(launch, config.rootpath, timeout, grace)
-    except (OSError, TfdistError) as error:
+    except (OSError, TfdistError, meeting.Ended) as error:
         raise pytest.UsageError(str(error)) from None
     if launch.rank > 0:
         _silence(config)
-    config.pluginmanager.register(LockStep(config, launch, met), "tfdist-lockstep")
+    hooks = LockStep(config, launch, met, timeout)
+    config.pluginmanager.register(hooks, "tfdist-lockstep")
 
 
 def _silence(config: pytest.Config) -> None:
@@ -63,17 +64,22 @@ class LockStep:
         config: pytest's configuration.
         launch: This rank's place in the job.
         met: Its connection to the others.
+        timeout: Seconds for one test; 0 for any time.
     """
 
     def __init__(
-        self, config: pytest.Config, launch: Launch, met: meeting.Meeting
+        self,
+        config: pytest.Config,
+        launch: Launch,
+        met: meeting.Meeting,
+        timeout: float,
     ) -> None:
         self._launch = launch
         self._meeting = met
         self._is_chief = launch.rank == 0
         self._current: pytest.Item | None = None
         self._collected_badly = False
-        self._ending = Ending(config, launch.rank, met, self.report_end)
+        self._ending = Ending(config, launch.rank, met, timeout, self.report_end)
         met.on_end = self._ending.begin
 
     def pytest_report_header(self) -> str:
@@ -143,6 +149,7 @@ class LockStep:
         self._meeting.close()
 
     def _meet(self, what: str) -> list[Message]:
+        self._ending.arm()
         try:
             return list(self._meeting.meet(what)["failures"])
         except meeting.Ended as ended:
@@ -208,7 +215,7 @@ class LockStep:
             "failed",
             self._told(failures),
             when,
-            mine.sections,
+            (),  # the text has those of the rank that failed
             mine.duration,
         )
         # Consequences on this rank, in other phases, are told in the text.

@@ -125,6 +125,7 @@ def start(launch: Launch, project: Path, timeout: float, grace: float) -> Meetin
 
     Raises:
         TfdistError: The ranks do not find each other.
+        Ended: A rank was lost meanwhile.
         OSError: Rank 0 cannot listen, or cannot leave its file.
     """
     path = rendezvous.offer_path(launch, os.environ, project)
@@ -136,4 +137,8 @@ def start(launch: Launch, project: Path, timeout: float, grace: float) -> Meetin
         offer = {"addresses": candidates(bind), "port": server.port}
         rendezvous.publish(path, {**offer, "token": token.hex()})
     connection = rendezvous.find(path, launch.rank, START_TIMEOUT)
-    return Meeting(connection, launch.rank, server, path if server else None)
+    met = Meeting(connection, launch.rank, server, path if server else None)
+    # Before any test file is imported: `from mpi4py import MPI` waits for the other
+    # ranks while it holds the interpreter's lock, and rank 0's server stands still.
+    met.meet("the start")
+    return met

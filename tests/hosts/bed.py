@@ -43,7 +43,7 @@ wait
 SSHD_CONFIG = """
 ListenAddress {address}
 HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/authorized_keys
+AuthorizedKeysFile {own}/authorized_keys
 PidFile none
 PermitRootLogin prohibit-password
 PasswordAuthentication no
@@ -158,6 +158,10 @@ class Bed:
             _, family = psutil.wait_procs(family, timeout=5)
         process.kill()
 
+    def refuse(self, name: str) -> None:
+        """Make a host's sshd know no key: ssh fails as with a wrong one."""
+        (self.folder / name / "authorized_keys").write_text("")
+
     def cut(self, name: str) -> None:
         """Pull a host's cable: nobody hears of it, as when the power fails."""
         _call("ip", "-n", self.switch, "link", "set", self.hosts[name].port, "down")
@@ -200,8 +204,9 @@ class Bed:
         lines = [f"{address} {name}" for name, address in addresses.items()]
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         for name, text in (("sshd_config", SSHD_CONFIG), ("ssh_config", SSH_CONFIG)):
-            words = {"address": host.address, "folder": self.folder, "path": PATH}
-            (folder / name).write_text(text.format(**words))
+            words = {"address": host.address, "folder": self.folder, "own": folder}
+            (folder / name).write_text(text.format(**words, path=PATH))
+        shutil.copy(self.folder / "key.pub", folder / "authorized_keys")
         unshare = "unshare --uts --mount --pid --fork --kill-child --mount-proc".split()
         log = (folder / "sshd.log").open("w")
         host.first = subprocess.Popen(
@@ -270,10 +275,9 @@ def hosts(
     with tempfile.TemporaryDirectory(prefix="tfdist-hosts-") as name:
         bed = Bed(Path(name), mark)
         try:
-            for key in ("host_key", "key", "wrong_key"):
+            for key in ("host_key", "key"):
                 path = bed.folder / key
                 _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path))
-            shutil.copy(bed.folder / "key.pub", bed.folder / "authorized_keys")
             _call("ip", "netns", "add", bed.switch)
             words = f"-n {bed.switch} link add switch type bridge"
             _call("ip", *words.split())

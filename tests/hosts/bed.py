@@ -51,7 +51,6 @@ KbdInteractiveAuthentication no
 StrictModes no
 UsePAM no
 MaxStartups 100
-SetEnv PATH={path}
 """
 # As a cluster's profile does; mpirun looks for `orted` on the other hosts' PATH.
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
@@ -197,7 +196,7 @@ class Bed:
         ):
             _call("ip", *words.split())
 
-    def power_on(self, host: Host, addresses: Mapping[str, str]) -> None:
+    def power_on(self, host: Host, addresses: Mapping[str, str], bare: bool) -> None:
         """Start a host's first process and wait for its sshd."""
         folder = self.folder / host.name
         folder.mkdir()
@@ -205,7 +204,10 @@ class Bed:
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         for name, text in (("sshd_config", SSHD_CONFIG), ("ssh_config", SSH_CONFIG)):
             words = {"address": host.address, "folder": self.folder, "own": folder}
-            (folder / name).write_text(text.format(**words, path=PATH))
+            (folder / name).write_text(text.format(**words))
+        if not bare:
+            with (folder / "sshd_config").open("a") as file:
+                file.write(f"SetEnv PATH={PATH}\n")
         shutil.copy(self.folder / "key.pub", folder / "authorized_keys")
         unshare = "unshare --uts --mount --pid --fork --kill-child --mount-proc".split()
         log = (folder / "sshd.log").open("w")
@@ -259,6 +261,7 @@ def hosts(
     *,
     interfaces: Mapping[str, str] | None = None,
     loopback_names: Sequence[str] = (),
+    bare: bool = False,
 ) -> Iterator[Bed]:
     """Build the hosts h1, h2, ... with the addresses 10.77.0.1, ...
 
@@ -268,6 +271,8 @@ def hosts(
         interfaces: The interfaces that are not called eth0, by host.
         loopback_names: The hosts whose own name is 127.0.1.1 to themselves, which
             is how Debian installs.
+        bare: Whether a shell on another host does not find the programs beside this
+            interpreter.
     """
     if not 2 <= count <= 4:
         raise ValueError(f"count must be 2 to 4. Received: {count}")
@@ -293,7 +298,7 @@ def hosts(
                 known = {one.name: one.address for one in bed.hosts.values()}
                 if host.name in loopback_names:
                     known[host.name] = "127.0.1.1"
-                bed.power_on(host, known)
+                bed.power_on(host, known, bare)
             yield bed
         finally:
             bed.close()

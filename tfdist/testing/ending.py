@@ -61,6 +61,11 @@ class Ending:
             seconds = self._timeout + _REPORT
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._terminal)
 
+    def disarm(self) -> None:
+        """Takes the last `arm` back."""
+        if self._timeout:
+            faulthandler.cancel_dump_traceback_later()
+
     def begin(self) -> None:
         """Starts the end, in a thread of its own."""
         for target in (self._end, self._end_late):
@@ -68,7 +73,6 @@ class Ending:
 
     def finish(self) -> None:
         """Tells the other ranks that the report is written."""
-        faulthandler.cancel_dump_traceback_later()
         self._meeting.send({"over": True})
         if self._meeting.end is not None:
             self._meeting.over.wait(_FLIGHT)

@@ -87,6 +87,11 @@ class LockStep:
         size, launcher = self._launch.size, self._launch.launcher
         return f"tfdist: {size} ranks in lock-step ({launcher})"
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Bounds the imports of the test files."""
+        self._ending.arm()
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Tells the others that this rank cannot collect."""
         if report.failed:
@@ -143,6 +148,7 @@ class LockStep:
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Lets the chief write its report before any launcher ends it."""
+        self._ending.disarm()
         if self._is_chief:
             self._ending.finish()
         self._meeting.over.wait(30.0)

@@ -24,13 +24,13 @@ from tfdist.errors import TfdistError
 TOKEN = bytes(range(32))
 
 
-def new_judge() -> Judge:
-    return Judge(2, Limits(), time.monotonic())
+def serve(token: bytes) -> Server:
+    return Server(2, token, "127.0.0.1", Judge(2, Limits(), time.monotonic()))
 
 
 @pytest.fixture
 def server():
-    one = Server(2, TOKEN, "127.0.0.1", new_judge())
+    one = serve(TOKEN)
     yield one
     one.stop(1.0)
 
@@ -157,8 +157,8 @@ def test_a_wrong_token_is_refused(server):
 
 
 def test_a_client_refuses_a_wrong_server():
-    other = Server(2, secrets.token_bytes(32), "127.0.0.1", new_judge())
-    right = Server(2, TOKEN, "127.0.0.1", new_judge())
+    other = serve(secrets.token_bytes(32))
+    right = serve(TOKEN)
     with pytest.raises(TfdistError, match="cannot reach rank 0"):
         connect(["127.0.0.1"], other.port, TOKEN, 0, 1.0)
     connect(["127.0.0.1"], right.port, TOKEN, 0, 5.0).close()  # the control

@@ -1,6 +1,6 @@
 """The side of a connection that waits for ranks: who may speak, and what is answered.
 
-Rank 0 serves the ledger with it, and `tfdist run` its ranks' wrappers.
+Rank 0 serves the ledger and the ranks of a test run with it, `tfdist run` its wrappers.
 """
 
 from __future__ import annotations

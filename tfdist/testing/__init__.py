@@ -1,0 +1,1 @@
+"""A pytest plugin for tests that run on several ranks; pytest loads it by itself."""

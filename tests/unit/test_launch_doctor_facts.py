@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_launch_doctor import HEALTHY
 from tfdist.launch import main
-from tfdist.launch.arguments import Host, parse_hosts
+from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import command, facts, hosts
 from tfdist.launch.doctor.facts import MARK, Facts, to_json
 from tfdist.launch.doctor.hosts import ask, read_answer
@@ -163,11 +163,12 @@ def test_without_ssh_there_are_no_answers(monkeypatch):
     assert answer.error == "this host has no ssh"
 
 
-def test_ssh_never_asks_and_never_takes_a_host_for_an_option(path):
+def test_ssh_never_asks_and_passes_the_path_on(path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/a checkout")
     add_program(path, "ssh", 'echo "$@" >&2; exit 255')
     (answer,) = ask([Host("far")], HEALTHY)
     assert "BatchMode=yes" in answer.error and "ConnectTimeout=10" in answer.error
-    assert parse_hosts("far:2") == (Host("far", 2),)
+    assert f"far PYTHONPATH='/a checkout' {sys.executable} - --json" in answer.error
 
 
 def test_the_answer_is_found_after_a_greeting():

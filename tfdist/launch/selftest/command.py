@@ -34,9 +34,9 @@ def add_parser(verbs: Verbs) -> None:
         "selftest",
         help="prove on this machine that several ranks train like one process",
         description="Trains a tiny model on made-up data under every strategy that can "
-        f"run here, on CPUs or GPUs of this machine, and checks: {lines}. Needs no "
-        "data, and less than a minute on two idle cores. Exit code 0: all passed; 1: "
-        "a check failed.",
+        f"run here, on the CPUs of this machine, and checks: {lines}. Needs no data, "
+        "and less than a minute on two idle cores. Exit code 0: all passed; 1: a check "
+        "failed.",
     )
     parser.add_argument("-np", default="2", help="ranks (default: %(default)s)")
     parser.add_argument(

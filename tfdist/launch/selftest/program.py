@@ -69,13 +69,10 @@ def connect(name: str, replicas: int) -> checks.Place:
     if name != "mirrored":
         strategy = tfdist.strategy(name)
         return checks.Place(strategy, cluster.rank())
-    gpus = tf.config.list_physical_devices("GPU")
-    kind = "GPU" if len(gpus) >= replicas else "CPU"
-    if kind == "CPU":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        logical = [tf.config.LogicalDeviceConfiguration()] * replicas
-        tf.config.set_logical_device_configuration(cpu, logical)
-    devices = [f"{kind}:{number}" for number in range(replicas)]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration()] * replicas
+    tf.config.set_logical_device_configuration(cpu, logical)
+    devices = [f"CPU:{number}" for number in range(replicas)]
     return checks.Place(tfdist.strategy("mirrored", devices=devices))
 
 

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 BROKEN = """
 import sys
 from tfdist.launch import main
-from tfdist.launch.selftest import command, ways
+from tfdist.launch.selftest import command, runner, ways
 command.find_ways = lambda np: [ways.find_ways(np)[2]]  # over Gloo
-command.PROGRAM = ("-m", "tests.integration.broken_selftest")
+runner.PROGRAM = ("-m", "tests.integration.broken_selftest")
 sys.exit(main.main(["selftest", "--strategy", "horovod"]))
 """
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,40 @@ def test_an_empty_machine_is_described(path, monkeypatch):
 def test_the_module_needs_only_python():
     source = Path(facts.__file__).read_text()
     assert "import tfdist" not in source and "from tfdist" not in source
+
+
+def test_doctor_survives_a_python_without_anything(tmp_path):
+    """A real run where only tfdist and its two small requirements are found."""
+    import packaging
+    import psutil
+
+    import tfdist
+
+    for module in (packaging, psutil, tfdist):
+        folder = Path(module.__file__).parent
+        (tmp_path / folder.name).symlink_to(folder)
+    done = subprocess.run(
+        # -S leaves out site-packages, and with it TensorFlow, Keras and Horovod.
+        [sys.executable, "-S", "-c", "from tfdist.launch.main import main; main()"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/nowhere"},
+    )
+    assert "pip install 'tfdist[cpu]'" in done.stderr  # importing says what is missing
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tfdist.launch", "doctor", "-H", "a,localhost"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/nowhere"},
+    )
+    assert done.returncode == 3, done.stderr
+    assert "FAILED tensorflow  TensorFlow is not installed" in done.stdout
+    assert "a: this host has no ssh" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 FAKE_SSH = """

@@ -22,8 +22,7 @@ import tensorflow as tf
 import tfdist
 from tfdist import cluster
 from tfdist.launch.selftest import checks
-from tfdist.launch.selftest.judge import SINGLE
-from tfdist.launch.selftest.registry import CHECKS
+from tfdist.launch.selftest.registry import CHECKS, SINGLE
 
 # However the launcher ended, this process does not outlive it for long.
 LIMIT_SECONDS = 240.0

@@ -9,7 +9,7 @@
 # Nothing has to be activated; PYTHON=python3.12 make test chooses another Python.
 
 PYTHON ?= python3
-EXTRAS := mpi,data,tensorboard,test
+EXTRAS := mpi,data,plot,tensorboard,test
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:

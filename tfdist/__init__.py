@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 # The command line starts without TensorFlow and says itself what is missing.
-_is_program = Path(sys.argv[0]).stem == "tfdist"
+_is_program = Path(sys.argv[0]).stem == "tfdist" or (
+    sys.argv[0] == "-m" and "tfdist.launch" in sys.orig_argv
+)
 if importlib.util.find_spec("tensorflow") is None and not _is_program:
     raise ImportError(
         "tfdist needs TensorFlow, which is not installed.\n"

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 BROKEN = """
 import sys
 from tfdist.launch import main
-from tfdist.launch.selftest import command, ways
+from tfdist.launch.selftest import command, runner, ways
 command.find_ways = lambda np: [ways.find_ways(np)[2]]  # over Gloo
-command.PROGRAM = ("-m", "tests.integration.broken_selftest")
+runner.PROGRAM = ("-m", "tests.integration.broken_selftest")
 sys.exit(main.main(["selftest", "--strategy", "horovod"]))
 """
 
@@ -28,11 +28,11 @@ needs_horovod = pytest.mark.skipif(
 )
 
 
-def run(folder: Path, *words: str) -> tuple[int, str]:
+def run(folder: Path, *words: str, seconds: float = 280.0) -> tuple[int, str]:
     """Runs Python from the checkout; returns its exit code and what it printed."""
     environment = child_environment({"PYTHONPATH": str(ROOT)})
     program = Program([sys.executable, *words], folder / "log", environment)
-    (code,) = run_together([program], timeout=280)
+    (code,) = run_together([program], timeout=seconds)
     return code, program.log.read_text()
 
 
@@ -55,8 +55,10 @@ def test_a_broken_collective_fails(tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 def test_every_strategy_passes(tmp_path):
-    code, output = run(tmp_path, "-m", "tfdist.launch", "selftest", "-np", "3")
+    words = ("-m", "tfdist.launch", "selftest", "-np", "3")
+    code, output = run(tmp_path, *words, seconds=580.0)
     assert code == 0, output
     for way in find_ways(3):
         reports = [line for line in output.splitlines() if line.startswith(way.title)]

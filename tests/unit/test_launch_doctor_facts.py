@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.unit.test_launch_doctor import HEALTHY
 from tfdist.launch import main
-from tfdist.launch.arguments import Host, parse_hosts
+from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import command, facts, hosts
 from tfdist.launch.doctor.facts import MARK, Facts, to_json
 from tfdist.launch.doctor.hosts import ask, read_answer
@@ -126,6 +127,40 @@ def test_the_module_needs_only_python():
     assert "import tfdist" not in source and "from tfdist" not in source
 
 
+def test_doctor_survives_a_python_without_anything(tmp_path):
+    """A real run where only tfdist and its two small requirements are found."""
+    import packaging
+    import psutil
+
+    import tfdist
+
+    for module in (packaging, psutil, tfdist):
+        folder = Path(module.__file__).parent
+        (tmp_path / folder.name).symlink_to(folder)
+    done = subprocess.run(
+        # -S leaves out site-packages, and with it TensorFlow, Keras and Horovod.
+        [sys.executable, "-S", "-c", "from tfdist.launch.main import main; main()"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/nowhere"},
+    )
+    assert "pip install 'tfdist[cpu]'" in done.stderr  # importing says what is missing
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tfdist.launch", "doctor", "-H", "a,localhost"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/nowhere"},
+    )
+    assert done.returncode == 3, done.stderr
+    assert "FAILED tensorflow  TensorFlow is not installed" in done.stdout
+    assert "a: this host has no ssh" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 FAKE_SSH = """
 for word; do host=$command; command=$word; done
 case $host in
@@ -163,11 +198,12 @@ def test_without_ssh_there_are_no_answers(monkeypatch):
     assert answer.error == "this host has no ssh"
 
 
-def test_ssh_never_asks_and_never_takes_a_host_for_an_option(path):
+def test_ssh_never_asks_and_passes_the_path_on(path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/a checkout")
     add_program(path, "ssh", 'echo "$@" >&2; exit 255')
     (answer,) = ask([Host("far")], HEALTHY)
     assert "BatchMode=yes" in answer.error and "ConnectTimeout=10" in answer.error
-    assert parse_hosts("far:2") == (Host("far", 2),)
+    assert f"far PYTHONPATH='/a checkout' {sys.executable} - --json" in answer.error
 
 
 def test_the_answer_is_found_after_a_greeting():

@@ -53,6 +53,7 @@ def imported_by_help(module: str) -> bool:
 def test_help_does_not_import_tensorflow():
     assert not imported_by_help("tensorflow")
     assert not imported_by_help("keras")
+    assert not imported_by_help("numpy")
     assert imported_by_help("argparse")  # the check itself can see an import
 
 

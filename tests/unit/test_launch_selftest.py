@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfdist.launch import main
-from tfdist.launch.selftest import checks, command, ways
+from tfdist.launch.selftest import checks, runner, ways
 from tfdist.launch.selftest.judge import Outcome, judge, one_line, read_outcome
 from tfdist.launch.selftest.registry import CHECKS, Check
 
@@ -122,7 +122,7 @@ def test_ways_are_told_why_they_cannot_run(monkeypatch, tmp_path):
 
 def test_single_processes_run_side_by_side():
     found = [ways.reference_way(), *ways.find_ways(3)]
-    groups = command.in_groups(found)
+    groups = runner.in_groups(found)
     assert [way.title for way in groups[0]] == ["one process", "mirrored"]
     assert all(len(group) == 1 for group in groups[1:])
     assert sum(groups, []) == found
@@ -176,7 +176,7 @@ for check in ("collectives", "broadcast", "fit", "predict"):
 def run_stand_in(monkeypatch, folder: Path, stop: str | None = None) -> int:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))  # a failure leaves its logs
     program = STAND_IN.replace("STOP", repr(stop))
-    monkeypatch.setattr(command, "PROGRAM", ("-c", program))
+    monkeypatch.setattr(runner, "PROGRAM", ("-c", program))
     return main.main(["selftest", "--strategy", "mirrored"])
 
 

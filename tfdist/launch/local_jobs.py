@@ -19,6 +19,9 @@ FEW_THREADS = {
     "TF_NUM_INTEROP_THREADS": "4",
 }
 
+# Two ranks may not share a GPU, and there may be fewer GPUs than ranks.
+ON_CPUS = {"CUDA_VISIBLE_DEVICES": "-1"}
+
 # What the launcher of another job has left would be taken for this job's.
 FOREIGN = ("TF_CONFIG", "HOROVOD_", "OMPI_COMM_", "PMI_", "PMIX_", "SLURM_")
 
@@ -82,5 +85,5 @@ def _program(
     environment = {
         name: value for name, value in inherited.items() if not name.startswith(FOREIGN)
     }
-    environment |= PROOF_ENVIRONMENT | chosen | extra
+    environment |= PROOF_ENVIRONMENT | ON_CPUS | chosen | extra
     return Program(command, folder / f"log.{number}.txt", environment)

@@ -63,7 +63,8 @@ def clocks(examination: Examination) -> Verdict:
             f"the clock of {name} is {gap:.0f} s or more away from this host's",
             f"ssh {name} timedatectl set-ntp true",
         )
-    return ok(f"less than {max(gap, CLOCK_SECONDS):.0f} s apart")
+    bound = max(_clock_bound(*pair) for pair in examination.reached)
+    return ok(f"at most {bound:.1f} s apart, the time of asking included")
 
 
 def interfaces(examination: Examination) -> Verdict:
@@ -134,6 +135,13 @@ def clock_gap(answer: Answer, facts: Facts) -> float:
     """
     return max(
         0.0, answer.asked - facts.clock_before, facts.clock_after - answer.answered
+    )
+
+
+def _clock_bound(answer: Answer, facts: Facts) -> float:
+    return max(
+        abs(answer.asked - facts.clock_before),
+        abs(facts.clock_after - answer.answered),
     )
 
 

@@ -45,13 +45,11 @@ and the better one counts. Efficiency is step / (step + communication), with the
 batch on each rank: tfdist sends all gradients in one buffer when the last is there,
 so nothing overlaps. What adding up and compressing cost the processor is left out.
 
-Bytes of D parameters: bf16, fp16: 2 D. powersgd:R: two all-reduces, of R n m / {
-    MATRIX_SIDE
-} x 2
-numbers for n x m = D, as if all weights were square matrices of that side (Vogels et
-al. 2019). randomk:K: 4 K D with one seed on all ranks. topk:K: 8 K D from each rank
-to all, since the positions differ (N-1)(alpha + n beta). int8: D, in an all-to-all
-and an all-gather. sign: D / 8 from each rank to all.
+Bytes of D parameters: bf16, fp16: 2 D. powersgd:R: 8 R D / {MATRIX_SIDE} in two
+all-reduces, as if all weights were square matrices of that side (Vogels et al.,
+PowerSGD, 2019). randomk:K: 4 K D, with one seed on all ranks. topk:K: 8 K D from each
+rank to all others, since the positions differ: (N-1)(alpha + n beta). int8: D, in an
+all-to-all and an all-gather. sign: D / 8 from each rank to all others.
 """
 EPILOG = """\
 example: tfdist estimate --params 25M --np 2,8,64,1024 --bandwidth 1Gbit,10Gbit

@@ -11,7 +11,6 @@ import numpy as np
 
 from tfdist.launch.selftest.registry import Check
 
-SINGLE = "single"  # the way that is the reference: plain Keras, one process
 TOLERANCE = 1e-5  # |value - reference| / max(1, |reference|), in float32
 
 

@@ -22,8 +22,7 @@ import tensorflow as tf
 import tfdist
 from tfdist import cluster
 from tfdist.launch.selftest import checks
-from tfdist.launch.selftest.judge import SINGLE
-from tfdist.launch.selftest.registry import CHECKS
+from tfdist.launch.selftest.registry import CHECKS, SINGLE
 
 # However the launcher ended, this process does not outlive it for long.
 LIMIT_SECONDS = 240.0
@@ -69,13 +68,10 @@ def connect(name: str, replicas: int) -> checks.Place:
     if name != "mirrored":
         strategy = tfdist.strategy(name)
         return checks.Place(strategy, cluster.rank())
-    gpus = tf.config.list_physical_devices("GPU")
-    kind = "GPU" if len(gpus) >= replicas else "CPU"
-    if kind == "CPU":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        logical = [tf.config.LogicalDeviceConfiguration()] * replicas
-        tf.config.set_logical_device_configuration(cpu, logical)
-    devices = [f"{kind}:{number}" for number in range(replicas)]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration()] * replicas
+    tf.config.set_logical_device_configuration(cpu, logical)
+    devices = [f"CPU:{number}" for number in range(replicas)]
     return checks.Place(tfdist.strategy("mirrored", devices=devices))
 
 

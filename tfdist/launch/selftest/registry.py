@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SINGLE = "single"  # the way that is the reference: plain Keras, one process
+
 
 @dataclass(frozen=True)
 class Check:

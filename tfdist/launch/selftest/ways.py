@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tfdist.launch import local_jobs
 from tfdist.launch.processes import Program, child_environment, find_program
-from tfdist.launch.selftest.judge import SINGLE
+from tfdist.launch.selftest.registry import SINGLE
 
 Starter = Callable[[Sequence[str], Path], list[Program]]
 

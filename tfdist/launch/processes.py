@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def run_together(
     ended = -signal.SIGTERM  # what those get that still run when the wait is over
     try:
         for program in programs:
-            children.append(_start(program))
+            with _signals_wait():
+                children.append(_start(program))
         while any(child.poll() is None for child in children):
             now = time.monotonic()
             if now >= deadline:
@@ -121,6 +123,26 @@ def run_together(
         for child in children:
             end(child)
     return [ended if code is None else code for code in codes]
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Holds back signals: an exception just after a fork would lose the child."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    former = {
+        caught: signal.signal(caught, lambda number, _: received.append(number))
+        for caught in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for caught, handler in former.items():
+            signal.signal(caught, handler)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:

@@ -15,7 +15,7 @@ SCRIPT = ("train.py", "--epochs", "2")
 
 
 def machine(**facts) -> Machine:
-    here = {"gpus": 0, "horovod": True, "mpirun": True, "ssh": True, "orted": None}
+    here = {"gpus": 0, "horovod": True, "mpirun": True, "ssh": True, "mpi_prefix": None}
     names = frozenset({"localhost", "127.0.0.1", "here"})
     return Machine(**{**here, "own_names": names, **facts})
 
@@ -82,9 +82,10 @@ def test_horovodrun_gets_its_settings():
 
 def test_open_mpi_finds_its_daemon_on_other_hosts():
     hosts = (Host("here", 1), Host("b", 1))
-    facts = {"orted": "/venv/bin/orted"}
+    facts = {"mpi_prefix": "/venv"}
     chosen = plan(facts, hosts=hosts, controller="mpi")
     assert chosen.environment["OMPI_MCA_orte_launch_agent"] == "/venv/bin/orted"
+    assert chosen.environment["OPAL_PREFIX"] == "/venv"
     own = {"OMPI_MCA_orte_launch_agent": "mine"}
     for other in (
         plan(facts, own, hosts=hosts, controller="mpi"),

@@ -13,11 +13,11 @@ HERE = {"Python": "3.11", "TensorFlow": "2.21.0", "Horovod": "0.28.1"}
 
 def host(**other):
     right = {"versions": HERE, "name": "n", "addresses": ["10.0.0.1"], "script": True}
-    return right | other
+    return right | {"interfaces": ["eth0"]} | other
 
 
 def test_equal_hosts_are_right():
-    check_all({"a": host(), "b": host(addresses=["10.0.0.2"])}, HERE, gloo=True)
+    check_all({"a": host(), "b": host(addresses=["10.0.0.2"])}, HERE, controller="gloo")
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,25 @@ def test_equal_hosts_are_right():
 )
 def test_a_wrong_host_is_named(other, problem, hint):
     with pytest.raises(CommandError) as caught:
-        check_all({"a": host(), "b": host(**other)}, HERE, gloo=True)
+        check_all({"a": host(), "b": host(**other)}, HERE, controller="gloo")
     said, _, helped = str(caught.value).partition(" HINT: ")
     assert problem in said and hint in helped
     assert caught.value.exit_code == NOT_STARTED
 
 
 def test_only_gloo_needs_the_hosts_own_name():
-    check_all({"b": host(addresses=["127.0.1.1"])}, HERE, gloo=False)
+    for controller in ("mpi", None):
+        check_all({"b": host(addresses=["127.0.1.1"])}, HERE, controller=controller)
+
+
+@pytest.mark.parametrize("controller", ["gloo", "mpi"])
+def test_horovodrun_needs_one_name_of_the_interfaces(controller):
+    found = {"a": host(), "b": host(interfaces=["net7", "net8"])}
+    with pytest.raises(CommandError, match="eth0 on a, net7 and net8 on b"):
+        check_all(found, HERE, controller=controller)
+    check_all(found, HERE, controller=None)
+    both = {"a": host(), "b": host(interfaces=["net7", "eth0"])}
+    check_all(both, HERE, controller=controller)
 
 
 def test_facts_of_this_host():

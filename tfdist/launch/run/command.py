@@ -189,11 +189,11 @@ def _check_others(
         for host in others
     ]
     found = dict(zip(others, remote.ask_all(others, questions), strict=True))
-    gloo = plan.controller == "gloo" and len(plan.hosts) > 1
+    controller = plan.controller if len(plan.hosts) > 1 else None
     for host in plan.hosts:
-        if host.name not in found and gloo:
+        if host.name not in found and controller:
             found[host.name] = probe.facts(list(plan.script))
-    remote.check_all(found, probe.versions(), gloo=gloo)
+    remote.check_all(found, probe.versions(), controller=controller)
     for facts in found.values():
         if "error" in facts:
             raise _no_port(facts["error"], first)

@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.server import Server
-from tfdist.launch.errors import FAILED
+from tfdist.launch.errors import FAILED, CommandError
 from tfdist.launch.processes import child_environment, end, tail
 from tfdist.launch.run import remote
 from tfdist.launch.run.job import STALLED, Job
@@ -77,11 +77,14 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
         store(ticket.encoded(), path)
         stack.callback(remove, path)
         if plan.command and others:
-            stack.callback(_ask_others, others, {"remove": str(path)})
             _ask_others(others, {"store": ticket.encoded(), "path": str(path)})
         stack.callback(_end_all, engines)
         engines += _start(plan, others, ticket, path, logs)
         code = _wait(job, engines, received, options)
+        if plan.command and others and job.missing:
+            # Where a rank has run, its wrapper has removed the ticket.
+            with suppress(CommandError):
+                _ask_others(others, {"remove": str(path)})
     if received and job.verdict is None:
         code = 128 + received[0]
     elif code:

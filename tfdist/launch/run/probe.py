@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tfdist.launch.run.machine import free_ports
 from tfdist.launch.run.ticket import remove, store
 
@@ -54,8 +56,23 @@ def facts(script: list[str]) -> dict[str, Any]:
         "versions": versions(),
         "name": name,
         "addresses": addresses,  # that its own name resolves to
+        "interfaces": interfaces(),
         "script": script[0] == "-m" or Path(script[0]).is_file(),
     }
+
+
+def interfaces() -> list[str]:
+    """Returns the names of the interfaces that other hosts may reach."""
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    return sorted(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if name in up
+        and any(
+            address.family == socket.AF_INET and not address.address.startswith("127.")
+            for address in addresses
+        )
+    )
 
 
 def versions() -> dict[str, str]:

@@ -58,7 +58,6 @@ class Wrapper:
         self._ended_at: float | None = None
         self._closed = False  # all is told
         self._dismissed = False  # by the launcher, or by its end
-        self._farewell = False  # the launcher said it
         self._pulse_at = 0.0
         self._stacks = b""
         self._stacks_until: float | None = None
@@ -80,11 +79,6 @@ class Wrapper:
             self._report_stacks(now)
             self._look_after_child(now)
         self._channel.flush()
-
-    @property
-    def launcher_is_lost(self) -> bool:
-        """Whether the launcher has ended without a farewell, and tidies up nothing."""
-        return self._channel.closed and not self._farewell
 
     def ask(self, number: int) -> None:
         """Sends the rank a signal, once; it then has the grace period to end."""
@@ -134,7 +128,7 @@ class Wrapper:
             self._stacks_until = time.monotonic() + _STACKS
             self._child.ask_for_stacks()
         if "done" in message:
-            self._dismissed = self._farewell = True
+            self._dismissed = True
 
     def _forward(self, descriptor: int) -> None:
         kind = self._child.streams[descriptor]
@@ -215,9 +209,8 @@ def main(arguments: Sequence[str]) -> int:
             terminals=ticket.terminals if rank == 0 else (False, False),
             window=ticket.window,
         )
-        wrapper = Wrapper(Channel(connection), child, record, ticket.grace)
-        wrapper.serve()
-    if wrapper.launcher_is_lost and path:
+        Wrapper(Channel(connection), child, record, ticket.grace).serve()
+    if path:  # on another host nobody else does; all ranks have read it
         remove(Path(path))
     connection.close()
     return 0

@@ -62,14 +62,14 @@ def check_all(
     found: Mapping[str, Mapping[str, Any]],
     here: Mapping[str, str],
     *,
-    gloo: bool,
+    controller: str | None,
 ) -> None:
     """Refuses hosts on which the job would fail, hang or differ. Pure.
 
     Args:
         found: What `probe.facts` returns, for each host of the job.
         here: The versions on this machine.
-        gloo: Whether Horovod's Gloo is to connect several hosts.
+        controller: What connects several hosts with Horovod, else None.
 
     Raises:
         CommandError: With the first host and what is wrong with it.
@@ -88,7 +88,9 @@ def check_all(
                 hint="use a shared folder, or copy it there",
             )
         addresses = facts["addresses"]
-        if gloo and all(address.startswith("127.") for address in addresses):
+        if controller == "gloo" and all(
+            address.startswith("127.") for address in addresses
+        ):
             # GlooContext::InitializeForProcessSet (Horovod 0.28.1) ignores the chosen
             # interface and listens where the host's own name leads; no variable
             # changes that.
@@ -100,6 +102,20 @@ def check_all(
                 hint=f"give {name} its network address in /etc/hosts there, or use "
                 "--controller mpi",
             )
+    if controller is not None:
+        _check_interfaces({host: facts["interfaces"] for host, facts in found.items()})
+
+
+def _check_interfaces(names: Mapping[str, Sequence[str]]) -> None:
+    """Refuses hosts without an interface of one name, which horovodrun insists on."""
+    if names and not set.intersection(*map(set, names.values())):
+        each = ", ".join(
+            f"{' and '.join(own) or 'none'} on {host}" for host, own in names.items()
+        )
+        raise CommandError(
+            f"The hosts have no network interface of the same name: {each}.",
+            hint="rename one (`ip link set OLD name NEW`), or --strategy multiworker",
+        )
 
 
 def _ask(host: str, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from tests.hosts.bed import hosts
+from tests.hosts.bed import MARK, ROOT, hosts
 
 SEND = """
 import socket, sys, time
@@ -111,6 +111,30 @@ def test_nothing_is_left():
     assert namespaces() == before
     assert count("sleep 4321") == 0
     assert not folder.exists()
+
+
+def test_hosts_die_with_the_process_that_built_them():
+    code = (
+        "import os; from tests.hosts.bed import MARK, ROOT, hosts\n"
+        "with hosts(2) as bed:\n"
+        "    bed.start('h1', ['sleep', '5432'])\n"
+        "    print('built', flush=True)\n"
+        "    import time; time.sleep(60)\n"
+    )
+    builder = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert builder.stdout.readline() == "built\n"
+    mark = f"{MARK}{builder.pid}-"
+    builder.kill()
+    builder.communicate(timeout=10)
+    assert mark in namespaces()
+    with hosts(2):
+        assert mark not in namespaces()
+    deadline = time.monotonic() + 20
+    while count("sleep 5432") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert count("sleep 5432") == 0
 
 
 def count(words: str) -> int:

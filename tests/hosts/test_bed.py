@@ -1,5 +1,6 @@
 """The test-bed itself: what a test may believe of its hosts."""
 
+import os
 import subprocess
 import sys
 import time
@@ -113,7 +114,7 @@ def test_nothing_is_left():
     assert not folder.exists()
 
 
-def test_hosts_die_with_the_process_that_built_them():
+def test_hosts_die_with_the_process_that_built_them(tmp_path):
     code = (
         "import os; from tests.hosts.bed import MARK, ROOT, hosts\n"
         "with hosts(2) as bed:\n"
@@ -122,7 +123,11 @@ def test_hosts_die_with_the_process_that_built_them():
         "    import time; time.sleep(60)\n"
     )
     builder = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert builder.stdout.readline() == "built\n"
     mark = f"{MARK}{builder.pid}-"

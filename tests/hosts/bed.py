@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,8 +25,9 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("ip", "tc", "unshare", "nsenter", "ssh", "ssh-keygen", "sshd")
+PROGRAMS = ("ip", "tc", "unshare", "nsenter", "setpriv", "ssh", "ssh-keygen", "sshd")
 START_SECONDS = 20.0
+MARK = "tfd"  # begins the names of all namespaces
 BURST = "burst 256k latency 50ms"
 SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:" + os.environ.get("PATH", ""))
 
@@ -213,6 +215,8 @@ class Bed:
         log = (folder / "sshd.log").open("w")
         host.first = subprocess.Popen(
             [
+                # Should this process be killed, its hosts are, too.
+                *("setpriv", "--pdeathsig", "KILL"),
                 *("ip", "netns", "exec", host.namespace, *unshare),
                 *("bash", "-c", FIRST, "first", host.name, folder, str(SSHD)),
             ],
@@ -276,7 +280,8 @@ def hosts(
     """
     if not 2 <= count <= 4:
         raise ValueError(f"count must be 2 to 4. Received: {count}")
-    mark = f"tfd{os.getpid()}-{time.monotonic_ns() % 10**6}"
+    _sweep()
+    mark = f"{MARK}{os.getpid()}-{time.monotonic_ns() % 10**6}"
     with tempfile.TemporaryDirectory(prefix="tfdist-hosts-") as name:
         bed = Bed(Path(name), mark)
         try:
@@ -320,6 +325,14 @@ def missing() -> str | None:
     except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
         detail = getattr(error, "stderr", None) or error
         return f"namespaces do not work here: {str(detail).strip()}"
+
+
+def _sweep() -> None:
+    """Remove the networks that a killed process has left; its hosts died with it."""
+    names = subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
+    for name in re.findall(rf"^{MARK}\d+-\S+", names, re.MULTILINE):
+        if not psutil.pid_exists(int(name.removeprefix(MARK).partition("-")[0])):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
 def _call(*command: str) -> None:

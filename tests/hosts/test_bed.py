@@ -1,5 +1,6 @@
 """The test-bed itself: what a test may believe of its hosts."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from tests.hosts.bed import hosts
+from tests.hosts.bed import MARK, ROOT, hosts
 
 SEND = """
 import socket, sys, time
@@ -111,6 +112,34 @@ def test_nothing_is_left():
     assert namespaces() == before
     assert count("sleep 4321") == 0
     assert not folder.exists()
+
+
+def test_hosts_die_with_the_process_that_built_them(tmp_path):
+    code = (
+        "import os; from tests.hosts.bed import MARK, ROOT, hosts\n"
+        "with hosts(2) as bed:\n"
+        "    bed.start('h1', ['sleep', '5432'])\n"
+        "    print('built', flush=True)\n"
+        "    import time; time.sleep(60)\n"
+    )
+    builder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert builder.stdout.readline() == "built\n"
+    mark = f"{MARK}{builder.pid}-"
+    builder.kill()
+    builder.communicate(timeout=10)
+    assert mark in namespaces()
+    with hosts(2):
+        assert mark not in namespaces()
+    deadline = time.monotonic() + 20
+    while count("sleep 5432") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert count("sleep 5432") == 0
 
 
 def count(words: str) -> int:

@@ -170,13 +170,14 @@ class Fused:
         plain = _plain(small, finite)
         ours = self.compressor.rounds(items, place) if items else nothing()
         (sums, votes), outcomes, arrived = yield from together(plain, ours)
-        agreed = tf.logical_and(votes > self.ranks - 0.5, _finite(arrived))
-
         totals: list[tf.Tensor] = list(gradients)
         for index, total in zip(dense, sums, strict=True):
             totals[index] = tf.cast(total, gradients[index].dtype)
         for index, outcome in zip(self.taken, outcomes, strict=True):
-            totals[index] = tf.cast(outcome.total, gradients[index].dtype)
+            # Residuals can add up to more than a float16 gradient can be.
+            totals[index] = tf.saturate_cast(outcome.total, gradients[index].dtype)
+        arrived += [totals[i] for i in dense if gradients[i].dtype == tf.float16]
+        agreed = tf.logical_and(votes > self.ranks - 0.5, _finite(arrived))
         new = self._next(state, corrected, outcomes)
         # A condition, not a selection: it copies nothing.
         names = list(state)

@@ -175,8 +175,8 @@ class PowerSGD(Compressor):
             # travels (and Horovod's cache of its shape) never changes.
             basis, factor = tf.cond(
                 left,
-                lambda m=matrix, o=old: self._turn(m, o),
-                lambda m=matrix, o=old: self._turn(tf.transpose(m), o),
+                lambda m=matrix, o=old: _turn(m, o, left=True),
+                lambda m=matrix, o=old: _turn(m, o, left=False),
             )
             basis.set_shape([longer, self.rank])
             factor.set_shape([longer, self.rank])
@@ -207,12 +207,6 @@ class PowerSGD(Compressor):
             }
             outcomes.append((product(total), product(own), state))
         return outcomes
-
-    def _turn(self, matrix: tf.Tensor, old: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows, columns = matrix.shape
-        basis = orthonormal(old[:columns])
-        longer = max(rows, columns)
-        return _padded(basis, longer), _padded(tf.matmul(matrix, basis), longer)
 
     def _summed(
         self, factors: Sequence[tf.Tensor], place: Place
@@ -247,6 +241,16 @@ class PowerSGD(Compressor):
 
 def _padded(factor: tf.Tensor, rows: int) -> tf.Tensor:
     return tf.pad(factor, [[0, rows - factor.shape[0]], [0, 0]])
+
+
+def _turn(
+    matrix: tf.Tensor, old: tf.Tensor, *, left: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns basis and new factor, padded to the longer side of the matrix."""
+    rows, columns = matrix.shape
+    basis = orthonormal(old[: columns if left else rows])
+    factor = tf.matmul(matrix, basis, transpose_a=not left)
+    return _padded(basis, max(rows, columns)), _padded(factor, max(rows, columns))
 
 
 def _orthonormal_together(factors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -26,6 +26,7 @@ from tfdist.compression.compressor import Item, Place
 settings.register_profile("tfdist", deadline=None, derandomize=True, max_examples=10)
 settings.load_profile("tfdist")
 
+FIVE = pytest.param(5, marks=pytest.mark.full)
 ALL = [
     FP16(),
     BF16(),
@@ -79,7 +80,7 @@ def gradients(ranks, shape, seed=0, size=1.0):
     return (draws.normal(size=(ranks, *shape)) * size).astype("f")
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("ranks", [1, 2, 3, FIVE])
 @pytest.mark.parametrize("has_all_to_all", [True, False])
 @pytest.mark.parametrize("compressor", ALL, ids=str)
 def test_shares_add_up_to_the_total(compressor, ranks, has_all_to_all):
@@ -175,7 +176,7 @@ def test_linear_is_as_declared(compressor):
     assert alike == compressor.linear
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("ranks", [1, 2, 3, FIVE])
 @pytest.mark.parametrize(
     "compressor",
     [

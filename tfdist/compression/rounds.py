@@ -67,12 +67,17 @@ def perform(rounds: Rounds[Result], exchange: Exchange) -> Result:
     try:
         wires = next(rounds)
         while True:
-            wires = rounds.send(
-                [getattr(exchange, wire.collective)(wire.tensor) for wire in wires]
-            )
+            wires = rounds.send([_exchanged(wire, exchange) for wire in wires])
     except StopIteration as end:
         result: Any = end.value
     return result
+
+
+def _exchanged(wire: Wire, exchange: Exchange) -> tf.Tensor:
+    """Returns what came back, of known shape: gathers forget it in a graph."""
+    result = getattr(exchange, wire.collective)(wire.tensor)
+    lead = [exchange.ranks] if wire.collective == GATHER else []
+    return tf.reshape(result, [*lead, *wire.tensor.shape])
 
 
 class Payload(NamedTuple):

@@ -303,7 +303,6 @@ def test_residuals_survive_another_number_of_ranks(compressor, others):
 
 @pytest.mark.parametrize("compressor", WITH_FEEDBACK, ids=str)
 def test_residuals_stay_bounded(compressor):
-    """With the residual of the local share; the other form grows like sqrt(t)."""
     fused = fused_for(compressor, 2, SLOTS[:1])
 
     @tf.function
@@ -316,6 +315,21 @@ def test_residuals_stay_bounded(compressor):
         states = one(states, tf.constant(number))
         norms.append(np.linalg.norm(states[0]["residual/first/kernel"]))
     assert max(norms[100:]) < 1.5 * max(norms[:100])
+
+
+def test_residuals_forget_what_ranks_disagree_on():
+    """The residual is what the own share lacks, not what the mean lacks.
+
+    Opposite gradients: the mean is always zero. Measured by it, nothing would ever
+    have been sent, and after 40 steps residuals would hold 40 gradients.
+    """
+    fused = fused_for(RandomK(0.2), 2, SLOTS[:1])
+    (gradient,), states = gradients(1, slots=SLOTS[:1])[0], [fused.init()] * 2
+    for _ in range(40):
+        results, _ = step(fused, [[gradient], [-gradient]], states)
+        states = [result.state for result in results]
+    held = np.linalg.norm(states[0]["residual/first/kernel"])
+    assert held < 12 * np.linalg.norm(gradient)
 
 
 @pytest.mark.parametrize("compressor", ALL, ids=str)

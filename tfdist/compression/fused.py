@@ -1,0 +1,344 @@
+"""All variables of a model through one compressor, in as few collectives as it needs.
+
+Everything of one kind and dtype that has to travel in one round is put into one flat
+buffer, so the number of collectives does not depend on the number of variables. What
+the compressor does not take (vectors, small tensors) and one flag (is my gradient
+finite?) ride in the first round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfdist.compression.buffers import nothing, together
+from tfdist.compression.compressor import (
+    Compressor,
+    Item,
+    Outcome,
+    Place,
+    Shape,
+    settle_feedback,
+    stable_key,
+)
+from tfdist.compression.rounds import (
+    SUM,
+    Exchange,
+    Payload,
+    Rounds,
+    Wire,
+    perform,
+    received,
+)
+
+RESIDUAL = "residual/"
+State = dict[str, tf.Tensor]
+
+
+class Slot(NamedTuple):
+    """A variable: its name, shape and dtype."""
+
+    path: str
+    shape: Shape
+    dtype: tf.DType
+
+
+class Step(NamedTuple):
+    """What a step brings."""
+
+    totals: list[tf.Tensor]  # summed over the ranks, in the gradients' dtypes
+    state: State
+    finite: tf.Tensor  # the same on all ranks; False: zeros, and nothing has moved
+
+
+class Fused:
+    """A compressor applied to all gradients of a model, with error feedback.
+
+    Pure: what it remembers is a flat dict of tensors that goes in and comes out.
+    "step" and the compressor's own entries are equal on all ranks. The residuals
+    ("residual/<path>", float32) are each rank's own; what matters for the training is
+    their sum, so a restart with N ranks may give each `total / N` (`share_residuals`).
+
+    If a gradient is not finite on some rank, all ranks find out in the first round,
+    return zeros, and keep the state as it was, bit by bit.
+
+    Args:
+        compressor: The compressor.
+        slots: The variables, in the order of the gradients.
+        ranks: The number of ranks; with one, gradients pass through untouched.
+        has_all_to_all: Whether the exchange has this collective.
+        error_feedback: True, False or "auto".
+        seed: From 0 to 2**32 - 1, equal on all ranks.
+        min_size: Tensors with fewer elements travel uncompressed.
+
+    Raises:
+        ValueError: The compressor is unsound with or without error feedback.
+
+    Example:
+        >>> fused = Fused(get("powersgd", rank=4), slots, ranks=2)
+        >>> state = fused.init()
+        >>> totals, state, finite = fused.reduce(gradients, state, exchange)
+    """
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        slots: Sequence[Slot],
+        ranks: int,
+        *,
+        has_all_to_all: bool = False,
+        error_feedback: bool | str = "auto",
+        seed: int = 0,
+        min_size: int = 1024,
+    ) -> None:
+        self.compressor = compressor
+        self.ranks = ranks
+        self.has_all_to_all = has_all_to_all
+        self.seed = seed
+        self.error_feedback = settle_feedback(compressor, error_feedback)
+        self.slots = _unique(slots)
+        self.taken = [
+            index
+            for index, slot in enumerate(self.slots)
+            if len(slot.shape) > 1
+            and math.prod(slot.shape) >= min_size
+            and compressor.takes(slot.shape)
+        ]
+        if ranks > 1 and self.taken:
+            shapes = [self.slots[index].shape for index in self.taken]
+            compressor.advise(shapes, ranks, has_all_to_all)
+
+    def init(self) -> State:
+        """Returns the state before the first step."""
+        state = {"step": tf.zeros([], tf.int64)}
+        for index in self.taken:
+            slot = self.slots[index]
+            own = self.compressor.init(stable_key(slot.path), slot.shape, self.seed)
+            state |= {f"{name}/{slot.path}": value for name, value in own.items()}
+            if self.error_feedback:
+                state[RESIDUAL + slot.path] = tf.zeros(slot.shape)
+        return state
+
+    @tf.autograph.experimental.do_not_convert
+    def reduce(
+        self,
+        gradients: Sequence[tf.Tensor],
+        state: State,
+        exchange: Exchange,
+        residual_scale: float | tf.Tensor | None = None,
+    ) -> Step:
+        """Returns the compressed sum of all ranks' gradients.
+
+        Args:
+            gradients: Dense, one for each slot, this rank's contributions to the sum.
+            state: What the last step returned.
+            exchange: Carries the wires.
+            residual_scale: Multiplies residuals first (the last learning rate over
+                this one, where residuals are to be counted in steps of the weights).
+
+        Returns:
+            The sums, the new state, and whether all gradients were finite.
+        """
+        rounds = self.rounds(gradients, state, exchange.rank, residual_scale)
+        return perform(rounds, exchange)
+
+    def rounds(
+        self,
+        gradients: Sequence[tf.Tensor],
+        state: State,
+        rank: int | tf.Tensor,
+        residual_scale: float | tf.Tensor | None = None,
+    ) -> Rounds[Step]:
+        """Yields the buffers of each round; see `reduce`."""
+        if self.ranks == 1 or not gradients:
+            return Step(list(gradients), state, tf.constant(True))
+        taken = set(self.taken)
+        dense = [i for i in range(len(gradients)) if i not in taken]
+        corrected = self._corrected(gradients, state, residual_scale)
+        finite, corrected, small = _all_finite(
+            corrected, [gradients[index] for index in dense]
+        )
+        place = Place(self.ranks, rank, self.has_all_to_all, state["step"], self.seed)
+        items = [
+            Item(stable_key(self.slots[i].path), tensor, self._own(state, i))
+            for i, tensor in zip(self.taken, corrected, strict=True)
+        ]
+        plain = _plain(small, finite)
+        ours = self.compressor.rounds(items, place) if items else nothing()
+        (sums, votes), outcomes, arrived = yield from together(plain, ours)
+        totals: list[tf.Tensor] = list(gradients)
+        for index, total in zip(dense, sums, strict=True):
+            totals[index] = tf.cast(total, gradients[index].dtype)
+        for index, outcome in zip(self.taken, outcomes, strict=True):
+            # Residuals can add up to more than a float16 gradient can be.
+            totals[index] = tf.saturate_cast(outcome.total, gradients[index].dtype)
+        arrived += [totals[i] for i in dense if gradients[i].dtype == tf.float16]
+        agreed = tf.logical_and(votes > self.ranks - 0.5, _finite(arrived))
+        new = self._next(state, corrected, outcomes)
+        # A condition, not a selection: it copies nothing.
+        names = list(state)
+        totals, values = tf.cond(
+            agreed,
+            lambda: ([tf.identity(t) for t in totals], [new[name] for name in names]),
+            lambda: (
+                [tf.zeros(g.shape, g.dtype) for g in gradients],
+                [state[name] for name in names],
+            ),
+        )
+        return Step(totals, dict(zip(names, values, strict=True)), agreed)
+
+    def payload(self) -> list[Payload]:
+        """Returns the bytes that a rank hands to each kind of collective in a step."""
+        if self.ranks == 1 or not self.slots:
+            return []
+        taken = [self.slots[index].shape for index in self.taken]
+        bytes_of = {SUM: 4 + self._plain_bytes(set(self.taken))}
+        if taken:
+            own = self.compressor.payload(taken, self.ranks, self.has_all_to_all)
+            for kind, size in own:
+                bytes_of[kind] = bytes_of.get(kind, 0) + size
+        return [Payload(kind, size) for kind, size in bytes_of.items()]
+
+    def bytes_on_wire(self) -> float:
+        """Returns the bytes that reach each rank in a step; see `received`."""
+        return sum(received(payload, self.ranks) for payload in self.payload())
+
+    def bytes_uncompressed(self) -> float:
+        """Returns what `bytes_on_wire` would be without a compressor."""
+        return received(Payload(SUM, self._plain_bytes(set())), self.ranks)
+
+    def fingerprint(self) -> int:
+        """Returns a number that is equal where compressor, variables and seed are."""
+        slots = [(path, shape, dtype.name) for path, shape, dtype in self.slots]
+        own = [self.compressor.name, self.compressor.get_config(), self.error_feedback]
+        return stable_key(json.dumps([*own, self.seed, self.taken, slots]))
+
+    def _plain_bytes(self, without: set[int]) -> int:
+        return sum(
+            math.prod(slot.shape) * _wire_dtype(slot.dtype).size
+            for index, slot in enumerate(self.slots)
+            if index not in without
+        )
+
+    def _own(self, state: State, index: int) -> State:
+        entries = [(*name.partition("/"), value) for name, value in state.items()]
+        return {
+            name: value
+            for name, _, path, value in entries
+            if path == self.slots[index].path and name + "/" != RESIDUAL
+        }
+
+    def _corrected(
+        self,
+        gradients: Sequence[tf.Tensor],
+        state: State,
+        scale: float | tf.Tensor | None,
+    ) -> list[tf.Tensor]:
+        corrected = []
+        for index in self.taken:
+            value = tf.cast(gradients[index], tf.float32)
+            if self.error_feedback:
+                residual = state[RESIDUAL + self.slots[index].path]
+                value += residual if scale is None else scale * residual
+            corrected.append(value)
+        return corrected
+
+    def _next(
+        self, state: State, corrected: list[tf.Tensor], outcomes: list[Outcome]
+    ) -> State:
+        new = {"step": state["step"] + 1}
+        for index, value, outcome in zip(self.taken, corrected, outcomes, strict=True):
+            path = self.slots[index].path
+            new |= {f"{name}/{path}": part for name, part in outcome.state.items()}
+            if self.error_feedback:
+                # What this rank's own share in the sum lacks, not what the sum lacks
+                # of this rank's gradient: that difference would grow without bound.
+                new[RESIDUAL + path] = value - outcome.local
+        return new
+
+
+def share_residuals(totals: State, ranks: int) -> State:
+    """Gives each of `ranks` ranks the same part of all residuals.
+
+    Nothing that was not sent yet is lost. For a linear compressor, training goes on
+    exactly as with the ranks' own residuals.
+
+    Args:
+        totals: A state whose residuals were summed over the ranks that saved it.
+        ranks: The number of ranks that go on.
+
+    Returns:
+        The state for each of them.
+    """
+    return {
+        name: value / ranks if name.startswith(RESIDUAL) else value
+        for name, value in totals.items()
+    }
+
+
+def _unique(slots: Sequence[Slot]) -> list[Slot]:
+    """Numbers repeated paths, in the order of the variables."""
+    seen: dict[str, int] = {}
+    result = []
+    for path, shape, dtype in slots:
+        seen[path] = seen.get(path, 0) + 1
+        name = path if seen[path] == 1 else f"{path}#{seen[path]}"
+        result.append(Slot(name, tuple(shape), tf.as_dtype(dtype)))
+    return result
+
+
+def _wire_dtype(dtype: tf.DType) -> tf.DType:
+    """Returns what an uncompressed tensor is summed in."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+def _finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns whether all tensors are finite.
+
+    Told by their sums: one pass over the memory, where testing every element takes
+    three. A sum that overflows counts as well; such a step would not survive anyway.
+    """
+    sums = []
+    for tensor in tensors:
+        if tensor.dtype.is_floating:
+            wide = _wire_dtype(tensor.dtype)
+            sums.append(tf.math.is_finite(tf.reduce_sum(tf.cast(tensor, wide))))
+    return tf.reduce_all(tf.stack(sums)) if sums else tf.constant(True)
+
+
+def _all_finite(
+    corrected: list[tf.Tensor], small: list[tf.Tensor]
+) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    """Returns whether all are finite, and the tensors; or zeros, safe to compute with.
+
+    Sorting and factorising NaN has no defined result, and may not even end.
+    """
+    finite = _finite([*corrected, *small])
+    corrected_size = len(corrected)
+    tensors = tf.cond(
+        finite,
+        lambda: [tf.identity(tensor) for tensor in [*corrected, *small]],
+        lambda: [tf.zeros(t.shape, t.dtype) for t in [*corrected, *small]],
+    )
+    tensors = list(tensors)
+    return finite, tensors[:corrected_size], tensors[corrected_size:]
+
+
+def _plain(
+    tensors: list[tf.Tensor], finite: tf.Tensor
+) -> Rounds[tuple[list[tf.Tensor], tf.Tensor]]:
+    """Sums tensors as they are, and the votes of the ranks."""
+    wires = [Wire(tf.cast(finite, tf.float32)[tf.newaxis], SUM)]
+    for tensor in tensors:
+        flat = tf.reshape(tf.cast(tensor, _wire_dtype(tensor.dtype)), [-1])
+        wires.append(Wire(flat, SUM))
+    votes, *sums = yield wires
+    shaped = [
+        tf.reshape(total, tensor.shape)
+        for total, tensor in zip(sums, tensors, strict=True)
+    ]
+    return shaped, votes[0]

@@ -108,5 +108,6 @@ def test_a_host_lost_in_mid_training(bare_bed, name):
     began = time.monotonic()
     output, _ = job.communicate(timeout=BOUND)
     assert job.returncode not in (0, 2), output
-    assert "h2" in output or "rank 1" in output.lower()
+    # TensorFlow's own error, which may come first, names the worker's task.
+    assert any(name in output.lower() for name in ("h2", "rank 1", "task:1")), output
     assert time.monotonic() - began < BOUND

@@ -83,9 +83,9 @@ def test_the_timeline_is_written(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_autotuning_leaves_fusion_off_under_tfdist(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    horovodrun(
-        tmp_path / "log", FOLDER / "autotune.yaml", sys.executable, TRAINING, "200"
-    )
+    flags = ("--autotune-warmup-samples", "1", "--autotune-steps-per-sample", "2")
+    command = (*flags, sys.executable, TRAINING, "400")  # flags win over the file
+    horovodrun(tmp_path / "log", FOLDER / "autotune.yaml", *command)
     with (tmp_path / "horovod-autotune.csv").open(newline="") as file:
         samples = list(csv.DictReader(file))
     assert len({sample["cycle_time_ms"] for sample in samples}) > 1

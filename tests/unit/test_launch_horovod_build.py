@@ -187,6 +187,7 @@ def test_build_environment(headers, tmp_path, monkeypatch):
     assert all(include)  # an empty entry would mean the current folder
 
     with_mpi = dataclasses.replace(PLAN, mpi="mpirun (Open MPI) 4.1.8")
+    assert environment["LDFLAGS"] == "-Wl,-rpath,$ORIGIN/../../../.."
     environment = horovod_build._build_environment(with_mpi, tmp_path / "two")
     assert environment["HOROVOD_WITH_MPI"] == "1"
     assert "HOROVOD_WITHOUT_MPI" not in environment

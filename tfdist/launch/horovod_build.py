@@ -32,6 +32,9 @@ BUILD_TOOLS = ("setuptools<81", "wheel", *REQUIREMENTS)
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
 BUILD_TIMEOUT_SECONDS = 3600.0
 
+# From lib/python3.X/site-packages/horovod/tensorflow to lib, as the loader writes it.
+_LIBRARIES = "$ORIGIN/../../../.."
+
 OLD_HEADER = "tensorflow/compiler/xla/client/xla_builder.h"
 NEW_HEADER = "xla/hlo/builder/xla_builder.h"
 
@@ -109,6 +112,9 @@ def _build_environment(plan: BuildPlan, scratch: Path) -> dict[str, str]:
         CMAKE_POLICY_VERSION_MINIMUM="3.5",
         # Gloo uses uint8_t without <cstdint>, which GCC 13 no longer forgives.
         CXXFLAGS=f"-include cstdint {environment.get('CXXFLAGS', '')}".strip(),
+        # mpicxx links with the path of this environment. The wheel may be taken from
+        # the cache into another one, where pip's Open MPI lies beside Python too.
+        LDFLAGS=f"-Wl,-rpath,{_LIBRARIES} {environment.get('LDFLAGS', '')}".strip(),
         # Under `make`, an inherited MAKEFLAGS would mean one job; without one,
         # Horovod takes eight.
         MAKEFLAGS=f"-j{len(os.sched_getaffinity(0))}",

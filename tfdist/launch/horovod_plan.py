@@ -60,6 +60,7 @@ class BuildPlan:
     platform: str  # machine and C library, "linux-x86_64 glibc 2.36"
     mpi: str | None  # what `mpirun --version` says; None: Gloo only
     variables: tuple[tuple[str, str], ...]  # HOROVOD_* passed on to the build
+    recipe: int = 2  # of horovod_build.py; another one makes other libraries
 
     @property
     def key(self) -> str:

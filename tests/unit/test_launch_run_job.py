@@ -98,6 +98,14 @@ def test_a_lost_wrapper_is_blamed_but_not_one_that_said_farewell():
     assert "was lost" in job.verdict.what
 
 
+def test_a_silent_host_is_the_cause_of_its_peers_failure():
+    job = Told()
+    job.receive(2, {"steps": 1, "expected": True}, 9.0)
+    job.receive(0, {"exit": 1, "time": 10.0}, 10.0)
+    assert job.verdict.rank == 1 and job.verdict.code == 1
+    assert "does not answer" in job.verdict.what
+
+
 def test_what_follows_an_order_is_nobodys_fault():
     job = Told()
     job.ask({"end": 2})

@@ -18,6 +18,7 @@ from tfdist.launch.errors import FAILED
 STALLED = 75  # the exit code of a job that stood still; EX_TEMPFAIL
 
 _TEARDOWN = 5.0  # seconds from a script's failure to its exit
+_SILENCE = 5.0  # seconds; every wrapper says something each second
 _ANSWERS = 5.0  # seconds for all ranks to write their stacks
 
 
@@ -41,6 +42,7 @@ class _Rank:
     steps: int = 0
     expected: bool = False  # another step should come
     changed: float = 0.0  # when the two did
+    heard: float = 0.0  # when its last message came
     state: str | None = None  # the kernel's letter, when the stacks were asked for
     waiting: bool = False  # for other ranks, as its stacks say
 
@@ -106,7 +108,8 @@ class Job:
 
     def join(self, rank: int, now: float) -> None:
         """Notes that a rank's wrapper has connected."""
-        self._ranks[rank].joined, self._ranks[rank].changed = True, now
+        state = self._ranks[rank]
+        state.joined, state.changed, state.heard = True, now, now
         if self._order is not None:
             self._outbox.append((rank, self._order))
 
@@ -123,6 +126,7 @@ class Job:
         Raises:
             WireError: It is malformed.
         """
+        self._ranks[rank].heard = now
         try:
             self._note(rank, self._ranks[rank], message, now)
         except (KeyError, TypeError, ValueError) as error:
@@ -164,6 +168,7 @@ class Job:
                 self._failing = failing
         if "exit" in message:
             self._note_exit(rank, state, int(message["exit"]), float(message["time"]))
+            self._judge_exit(rank, int(message["exit"]), now)
         if "closed" in message:
             state.closed = True
 
@@ -172,8 +177,16 @@ class Job:
         ending = {"exit code": code} if code >= 0 else {"signal": -code}
         who = {"rank": rank, "host": state.host, "pid": state.pid}
         self._record({**who, **ending, "time": time})
+
+    def _judge_exit(self, rank: int, code: int, now: float) -> None:
         if code == 0 or self._order is not None:
             return
+        # A lost host says nothing; its peers fail long before TCP gives it up.
+        for number, other in enumerate(self._ranks):
+            silent = now - other.heard > _SILENCE and not (other.ended or other.left)
+            if silent and other.joined:
+                self._decide(number, FAILED, "does not answer: its host is lost")
+                return
         first, first_code, _ = self._failing or (rank, code, 0.0)
         if first == rank:
             first_code = code

@@ -114,7 +114,7 @@ def _start(
         command = remote.remote_command(rank.host, *words, "--stdin")
         process = _popen(command, environment, logs, stdin=subprocess.PIPE)
         if process.stdin is not None:
-            with process.stdin as pipe:
+            with suppress(BrokenPipeError), process.stdin as pipe:
                 pipe.write(abroad.encoded().encode() + b"\n")
         yield process
 

@@ -36,7 +36,15 @@ _HOMES = {
     "set_seed": "tfdist.seeding",
     "synchronize_batch_norm": "tfdist.tools",
 }
-_MODULES = ("callbacks", "cluster", "compression", "data", "errors", "gradients", "tools")
+_MODULES = (
+    "callbacks",
+    "cluster",
+    "compression",
+    "data",
+    "errors",
+    "gradients",
+    "tools",
+)
 
 __all__ = [*_HOMES, *_MODULES]
 

@@ -8,6 +8,7 @@ and after a verdict makes the call end and the verdict appear in its place.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -135,7 +136,7 @@ class Watchdog:
         return Pulse(self._calls, now - self._since, now - self._computed)
 
     def _present_call(self) -> FrameType | None:
-        frame = sys._current_frames().get(self._main)
+        frame = _frame_of(self._main)
         return frame if frame is not None and self._is_call(frame) else None
 
     def _abort(self, error: TfdistError) -> None:
@@ -192,6 +193,22 @@ def compute_seconds() -> float:
     except OSError:
         pass  # a thread ended meanwhile, or no such file system
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _frame_of(thread: int) -> FrameType | None:
+    """Returns the innermost frame of a thread.
+
+    Python before 3.11.9 may collect garbage inside `sys._current_frames`, where it
+    holds a lock: if a finalizer then lets another thread run, and that one ends, all
+    wait for ever (python/cpython#106883). So no garbage is collected here.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames().get(thread)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _forget(frame: FrameType | None) -> None:

@@ -1,14 +1,20 @@
 """The invariants of a compressed step, on 2, 3 and 5 played ranks."""
 
-import functools
-import warnings
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.simulated import Sent, step
+from tests.compressed_runs import (
+    ALL,
+    EITHER,
+    RANKS,
+    SLOTS,
+    fused_for,
+    gradients,
+    recorded,
+    residuals,
+)
+from tests.simulated import step
 from tfdist.compression import (
     BF16,
     FP16,
@@ -20,99 +26,8 @@ from tfdist.compression import (
     Sign,
     Slot,
     TopK,
-    share_residuals,
 )
-from tfdist.compression.fused import Step
 from tfdist.compression.rounds import perform
-
-SLOTS = [
-    Slot("first/kernel", (24, 40), tf.float32),
-    Slot("first/bias", (40,), tf.float32),
-    Slot("convolution/kernel", (3, 3, 4, 16), tf.float32),
-    Slot("scale", (), tf.float32),
-    Slot("attention/kernel", (24, 5, 8), tf.float32),
-    Slot("last/kernel", (40, 3), tf.float32),
-]
-WITH_FEEDBACK = [
-    PowerSGD(2),
-    PowerSGD(2, alternate=True),
-    PowerSGD(2, warm_start=False),
-    RandomK(0.05),
-    TopK(0.05),
-    Int8(16),
-    Int8(16, stochastic=True),
-    Sign(),
-]
-ALL = [NoCompression(), FP16(), BF16(), *WITH_FEEDBACK]
-EITHER = pytest.mark.parametrize("has_all_to_all", [True, False])
-FIVE = pytest.param(5, marks=pytest.mark.full)
-RANKS = pytest.mark.parametrize("ranks", [2, 3, FIVE])
-
-
-def fused_for(compressor, ranks, slots=SLOTS, **options):
-    options = {"has_all_to_all": True, "min_size": 200, **options}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # small models gain little
-        return Fused(compressor, slots, ranks, **options)
-
-
-def gradients(ranks, number=0, slots=SLOTS):
-    draws = np.random.default_rng([ranks, number])
-    return [
-        [
-            tf.constant(draws.normal(size=slot.shape) / ranks, slot.dtype)
-            for slot in slots
-        ]
-        for _ in range(ranks)
-    ]
-
-
-class Run(NamedTuple):
-    """Some steps: what happened, and sums over them of updates and gradients."""
-
-    steps: list[list[Step]]  # by step, by rank
-    sent: list[Sent]  # in the last step
-    updates: list[np.ndarray]
-    wanted: list[np.ndarray]
-
-    @property
-    def states(self):
-        return [result.state for result in self.steps[-1]]
-
-
-def run(fused, steps, ranks):
-    """Run steps with new gradients each."""
-    states = [fused.init() for _ in range(ranks)]
-    updates = [np.zeros(slot.shape) for slot in SLOTS]
-    wanted = [np.zeros(slot.shape) for slot in SLOTS]
-    history = []
-    for number in range(steps):
-        own = gradients(ranks, number)
-        results, sent = step(fused, own, states)
-        states = [result.state for result in results]
-        history.append(results)
-        for index in range(len(SLOTS)):
-            updates[index] += results[0].totals[index].numpy().astype("f8")
-            wanted[index] += sum(part[index].numpy().astype("f8") for part in own)
-    return Run(history, sent, updates, wanted)
-
-
-@functools.cache
-def recorded(compressor, ranks, has_all_to_all=True):
-    """Return a step's driver and three steps of it: many tests look at the same."""
-    fused = fused_for(compressor, ranks, has_all_to_all=has_all_to_all)
-    return fused, run(fused, 3, ranks)
-
-
-def residuals(states):
-    """Return the sum over the ranks of each residual."""
-    return {
-        name.removeprefix("residual/"): sum(
-            s[name].numpy().astype("f8") for s in states
-        )
-        for name in states[0]
-        if name.startswith("residual/")
-    }
 
 
 @RANKS
@@ -127,26 +42,6 @@ def test_ranks_stay_bit_identical(compressor, ranks, has_all_to_all):
             for name, value in result.state.items():
                 if not name.startswith("residual/"):
                     np.testing.assert_array_equal(value, first.state[name])
-
-
-@RANKS
-@EITHER
-@pytest.mark.parametrize("compressor", WITH_FEEDBACK, ids=str)
-def test_what_was_not_sent_is_in_the_residuals(compressor, ranks, has_all_to_all):
-    """The sum of all updates and the residuals is the sum of all gradients."""
-    _, record = recorded(compressor, ranks, has_all_to_all)
-    left = residuals(record.states)
-    assert left and any(np.abs(value).max() > 1e-3 for value in left.values())
-    for slot, update, want in zip(SLOTS, record.updates, record.wanted, strict=True):
-        found = update + left.get(slot.path, 0)
-        np.testing.assert_allclose(found, want, atol=5e-6)
-
-
-def test_without_error_feedback_something_is_lost():
-    fused = fused_for(TopK(0.05), 2, error_feedback=False)
-    record = run(fused, 3, 2)
-    assert not residuals(record.states)
-    assert np.abs(record.updates[0] - record.wanted[0]).max() > 0.1
 
 
 @pytest.mark.parametrize("compressor", ALL, ids=str)
@@ -270,68 +165,6 @@ def test_zero_gradients_stay_zero(compressor, ranks):
             np.testing.assert_array_equal(total, np.zeros(total.shape))
 
 
-@pytest.mark.parametrize("others", [2, FIVE])
-@pytest.mark.parametrize("compressor", WITH_FEEDBACK, ids=str)
-def test_residuals_survive_another_number_of_ranks(compressor, others):
-    """Their sum always; for linear compressors the whole trajectory."""
-    fused, record = recorded(compressor, 3)
-    states = record.states
-    before = residuals(states)
-    saved = dict(states[0]) | {
-        f"residual/{path}": tf.constant(value, tf.float32)
-        for path, value in before.items()
-    }
-    restored = [share_residuals(saved, others) for _ in range(others)]
-    for path, value in residuals(restored).items():
-        np.testing.assert_allclose(value, before[path], atol=1e-6)
-    if not compressor.linear:
-        return
-    # The same sums of gradients, on another number of ranks.
-    again = fused_for(compressor, others)
-    for number in range(3):
-        own = gradients(3, 10 + number)
-        shared = [
-            [tf.add_n([part[i] for part in own]) / others for i in range(len(SLOTS))]
-        ] * others
-        kept, _ = step(fused, own, states)
-        moved, _ = step(again, shared, restored)
-        states = [result.state for result in kept]
-        restored = [result.state for result in moved]
-        for one, other in zip(kept[0].totals, moved[0].totals, strict=True):
-            np.testing.assert_allclose(one, other, atol=2e-4)
-
-
-@pytest.mark.parametrize("compressor", WITH_FEEDBACK, ids=str)
-def test_residuals_stay_bounded(compressor):
-    fused = fused_for(compressor, 2, SLOTS[:1])
-
-    @tf.function
-    def one(states, number):
-        own = [[tf.random.stateless_normal((24, 40), [r, number])] for r in range(2)]
-        return [result.state for result in step(fused, own, states)[0]]
-
-    states, norms = [fused.init()] * 2, []
-    for number in range(200):
-        states = one(states, tf.constant(number))
-        norms.append(np.linalg.norm(states[0]["residual/first/kernel"]))
-    assert max(norms[100:]) < 1.5 * max(norms[:100])
-
-
-def test_residuals_forget_what_ranks_disagree_on():
-    """The residual is what the own share lacks, not what the mean lacks.
-
-    Opposite gradients: the mean is always zero. Measured by it, nothing would ever
-    have been sent, and after 40 steps residuals would hold 40 gradients.
-    """
-    fused = fused_for(RandomK(0.2), 2, SLOTS[:1])
-    (gradient,), states = gradients(1, slots=SLOTS[:1])[0], [fused.init()] * 2
-    for _ in range(40):
-        results, _ = step(fused, [[gradient], [-gradient]], states)
-        states = [result.state for result in results]
-    held = np.linalg.norm(states[0]["residual/first/kernel"])
-    assert held < 12 * np.linalg.norm(gradient)
-
-
 @pytest.mark.parametrize("compressor", ALL, ids=str)
 def test_traced_and_eager_steps_agree(compressor):
     fused = fused_for(compressor, 3)
@@ -349,17 +182,6 @@ def test_traced_and_eager_steps_agree(compressor):
             assert one.shape == other.shape
             np.testing.assert_allclose(one, other, atol=1e-5)
     assert traced.experimental_get_tracing_count() == 1
-
-
-def test_the_residual_can_follow_the_learning_rate():
-    fused = fused_for(TopK(0.05), 2)
-    states = run(fused, 1, 2).states
-    zeros = [[tf.zeros(slot.shape) for slot in SLOTS]] * 2
-    once, _ = step(fused, zeros, states)
-    tenfold, _ = step(fused, zeros, states, residual_scale=10.0)
-    np.testing.assert_allclose(
-        tenfold[0].totals[0], 10 * once[0].totals[0].numpy(), rtol=1e-5
-    )
 
 
 def test_draws_depend_on_seed_variable_and_step():
@@ -399,46 +221,3 @@ def test_an_exchange_carries_the_rounds():
     assert exchange.calls == ["sum", "gather"]
     np.testing.assert_array_equal(result.totals[0], same.totals[0])
     np.testing.assert_allclose(result.totals[1], 2 * own[1])
-
-
-def converged(compressor, start, gradient, rate, steps):
-    """Return where descent ends on two ranks that see the same gradient."""
-    fused = fused_for(
-        compressor, 2, [Slot("w", (1, len(start)), "float32")], min_size=0
-    )
-
-    @tf.function
-    def descend(weights, states):
-        own = [[gradient(weights) / 2]] * 2
-        results, _ = step(fused, own, states)
-        return weights - rate * results[0].totals[0], [r.state for r in results]
-
-    weights, states = tf.constant([start]), [fused.init()] * 2
-    for _ in range(steps):
-        weights, states = descend(weights, states)
-    return weights.numpy()[0]
-
-
-def test_sign_needs_error_feedback():
-    """Karimireddy et al. 2019, counter-example 2: min e|x1 + x2| + |x1 - x2|.
-
-    The sign of every subgradient is (+-1, -+1): without error feedback, x1 + x2
-    never changes. With it, descent reaches the minimum at 0.
-    """
-
-    class Careless(Sign):
-        needs_feedback = False
-        feedback = False
-
-    def gradient(weights):
-        one, other = tf.constant([[1.0, 1.0]]), tf.constant([[1.0, -1.0]])
-        return (
-            0.5 * tf.sign(tf.reduce_sum(weights * one)) * one
-            + tf.sign(tf.reduce_sum(weights * other)) * other
-        )
-
-    start = [1.0, 0.9]
-    stuck = converged(Careless(), start, gradient, 0.004, 1000)
-    assert stuck.sum() == pytest.approx(1.9, abs=0.01)
-    found = converged(Sign(), start, gradient, 0.004, 1000)
-    assert np.abs(found).max() < 0.05

@@ -55,6 +55,15 @@ def test_it_trains_on_two_hosts(bare_bed, name):
     assert len(jobs.digests(said_by_all(bare_bed))) == 1
 
 
+def test_it_trains_on_three_hosts():
+    with hosts(3, bare=True) as bed:
+        command = [sys.executable, "-m", "tfdist.launch", "run", "-H", bed.slots()]
+        command += ["--log-dir", bed.folder / "logs", SCRIPT]
+        done = bed.run("h1", command, jobs.ENVIRONMENT, BOUND)
+        assert done.code == 0, done.output
+        assert len(jobs.digests(said_by_all(bed), ranks=3)) == 1
+
+
 def refused(done, *words):
     """The job was not started, and one line says why."""
     assert done.code == 2, done.output

@@ -68,7 +68,8 @@ def on_two_ranks(folder: Path, tests: str, *options: str) -> Outcome:
         log,
         environment=child_environment(
             PROOF_ENVIRONMENT
-            | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+            # With CI set, pytest's summary shows headlines whole.
+            | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "CI": "true"}
             # Ranks that wait would otherwise keep their cores from those that work.
             | {"OMPI_MCA_mpi_yield_when_idle": "1"}
         ),

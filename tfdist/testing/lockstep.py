@@ -18,6 +18,7 @@ from tfdist.coordination.wording import short
 from tfdist.errors import TfdistError
 from tfdist.testing import meeting
 from tfdist.testing.ending import Ending
+from tfdist.testing.told import Told
 from tfdist.testing.umpire import INSIDE, MAX_TEXT
 
 
@@ -176,13 +177,13 @@ class LockStep:
             return
         self._current = None
         failures = end["failures"]
-        text = self._told(failures) if failures else ""
+        told = self._told(failures).followed_by(end["end"]) if failures else end["end"]
         report = pytest.TestReport(
             item.nodeid,
             item.location,
             {},
             "failed",
-            f"{text}{end['end']}",
+            told,
             "call",
         )
         item.ihook.pytest_runtest_logreport(report=report)
@@ -195,17 +196,18 @@ class LockStep:
         failure = {"when": when, "line": short(line), "text": _text(report)}
         self._meeting.send({"failed": failure})
 
-    def _told(self, failures: list[Message]) -> str:
+    def _told(self, failures: list[Message]) -> Told:
         first = failures[0]
         others = "".join(
             f"then rank {one['rank']} in {one['when']}: {one['line']}\n"
             for one in failures[1:]
             if one["rank"] != first["rank"]
         )
-        return (
+        headline = (
             f"rank {first['rank']} of {self._launch.size} failed in {first['when']}: "
-            f"{first['line']}\n\n{first['text']}\n{others}"
+            f"{first['line']}"
         )
+        return Told(headline, f"{first['text']}\n{others}")
 
     def _with_failure(
         self, reports: list[pytest.TestReport], failures: list[Message]

@@ -17,7 +17,7 @@ from tests.compressed_runs import (
     run,
 )
 from tests.simulated import step
-from tfdist.compression import RandomK, Sign, Slot, TopK, share_residuals
+from tfdist.compression import RandomK, Sign, Slot, TopK, residuals_for
 
 
 @RANKS
@@ -40,6 +40,30 @@ def test_without_error_feedback_something_is_lost():
     assert np.abs(record.updates[0] - record.wanted[0]).max() > 0.1
 
 
+def as_saved(state):
+    """Return a state as a process with one replica saves it."""
+    return {
+        name: value.numpy()[np.newaxis] if name.startswith("residual/") else value
+        for name, value in state.items()
+    }
+
+
+def as_state(arrays):
+    return {
+        name: tf.constant(value[0] if name.startswith("residual/") else value)
+        for name, value in arrays.items()
+    }
+
+
+def test_the_same_number_of_ranks_gets_its_own_residuals():
+    _, record = recorded(TopK(0.05), 3)
+    saved = [as_saved(state) for state in record.states]
+    for rank, state in enumerate(saved):
+        own = residuals_for(saved, replicas=3, first=rank, count=1)
+        for name, value in state.items():
+            np.testing.assert_array_equal(own[name], value)
+
+
 @pytest.mark.parametrize("others", [2, FIVE])
 @pytest.mark.parametrize("compressor", WITH_FEEDBACK, ids=str)
 def test_residuals_survive_another_number_of_ranks(compressor, others):
@@ -47,11 +71,11 @@ def test_residuals_survive_another_number_of_ranks(compressor, others):
     fused, record = recorded(compressor, 3)
     states = record.states
     before = residuals(states)
-    saved = dict(states[0]) | {
-        f"residual/{path}": tf.constant(value, tf.float32)
-        for path, value in before.items()
-    }
-    restored = [share_residuals(saved, others) for _ in range(others)]
+    saved = [as_saved(state) for state in states]
+    restored = [
+        as_state(residuals_for(saved, replicas=others, first=rank, count=1))
+        for rank in range(others)
+    ]
     for path, value in residuals(restored).items():
         np.testing.assert_allclose(value, before[path], atol=1e-6)
     if not compressor.linear:

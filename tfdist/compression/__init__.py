@@ -9,7 +9,6 @@ from tfdist.compression.compressor import Compressor as Compressor
 from tfdist.compression.fp16 import FP16 as FP16
 from tfdist.compression.fused import Fused as Fused
 from tfdist.compression.fused import Slot as Slot
-from tfdist.compression.fused import share_residuals as share_residuals
 from tfdist.compression.int8 import Int8 as Int8
 from tfdist.compression.none import NoCompression as NoCompression
 from tfdist.compression.powersgd import PowerSGD as PowerSGD
@@ -19,6 +18,7 @@ from tfdist.compression.registry import get as get
 from tfdist.compression.registry import names as names
 from tfdist.compression.registry import register as register
 from tfdist.compression.registry import serialize as serialize
+from tfdist.compression.residuals import residuals_for as residuals_for
 from tfdist.compression.rounds import Exchange as Exchange
 from tfdist.compression.rounds import received as received
 from tfdist.compression.sign import Sign as Sign
@@ -43,5 +43,5 @@ __all__ = [
     "received",
     "register",
     "serialize",
-    "share_residuals",
+    "residuals_for",
 ]

@@ -25,6 +25,7 @@ from tfdist.compression.compressor import (
     settle_feedback,
     stable_key,
 )
+from tfdist.compression.residuals import RESIDUAL
 from tfdist.compression.rounds import (
     SUM,
     Exchange,
@@ -35,7 +36,6 @@ from tfdist.compression.rounds import (
     received,
 )
 
-RESIDUAL = "residual/"
 State = dict[str, tf.Tensor]
 
 
@@ -60,8 +60,8 @@ class Fused:
 
     Pure: what it remembers is a flat dict of tensors that goes in and comes out.
     "step" and the compressor's own entries are equal on all ranks. The residuals
-    ("residual/<path>", float32) are each rank's own; what matters for the training is
-    their sum, so a restart with N ranks may give each `total / N` (`share_residuals`).
+    ("residual/<path>", float32) are each rank's own; see `tfdist.compression.residuals`
+    for a restart with another number of ranks.
 
     If a gradient is not finite on some rank, all ranks find out in the first round,
     return zeros, and keep the state as it was, bit by bit.
@@ -259,25 +259,6 @@ class Fused:
                 # of this rank's gradient: that difference would grow without bound.
                 new[RESIDUAL + path] = value - outcome.local
         return new
-
-
-def share_residuals(totals: State, ranks: int) -> State:
-    """Gives each of `ranks` ranks the same part of all residuals.
-
-    Nothing that was not sent yet is lost. For a linear compressor, training goes on
-    exactly as with the ranks' own residuals.
-
-    Args:
-        totals: A state whose residuals were summed over the ranks that saved it.
-        ranks: The number of ranks that go on.
-
-    Returns:
-        The state for each of them.
-    """
-    return {
-        name: value / ranks if name.startswith(RESIDUAL) else value
-        for name, value in totals.items()
-    }
 
 
 def _unique(slots: Sequence[Slot]) -> list[Slot]:

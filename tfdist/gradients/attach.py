@@ -6,9 +6,10 @@ model loads where tfdist is not installed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,11 +17,11 @@ import tensorflow as tf
 
 from tfdist.errors import TfdistError, explain
 from tfdist.gradients import keras_names
-from tfdist.gradients.collectives import all_true, sum_gradients
+from tfdist.gradients.collectives import all_true
+from tfdist.gradients.reduction import Gradients, Kind, PlainSum, Reduction, kinds_of
 
 _MARK = "_tfdist_gradient_path"
 _paths: weakref.WeakSet[GradientPath] = weakref.WeakSet()
-Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
 
 def attach(
@@ -79,23 +80,56 @@ def attached(strategy: Any) -> list[tuple[Any, Any]]:
     return [(path.model, path.optimizer) for path in paths if path.strategy is strategy]
 
 
+def path_of(optimizer: Any) -> GradientPath | None:
+    """Returns the path that `attach` hung on an optimizer."""
+    return getattr(optimizer, _MARK, None)
+
+
+@contextlib.contextmanager
+def plain_afterwards(model: keras.Model) -> Iterator[None]:
+    """Takes back at the end what callbacks have changed about a model's path."""
+    try:
+        yield
+    finally:
+        path = path_of(model.optimizer)
+        if path is not None and not isinstance(path.reduction, PlainSum):
+            path.reduction = PlainSum()
+            model.train_function = None  # traced with the other one
+
+
 class GradientPath:
-    """The hooks on one optimizer and what they remember while tracing."""
+    """The hooks on one optimizer and what they remember while tracing.
+
+    Attributes:
+        number: Counts the paths of a process; equal on all ranks of one script.
+        optimizer: The user's optimizer, the outermost one.
+        reduction: How gradients become the update's; a change has an effect on
+            what is traced afterwards.
+        kinds: The gradients as they were when an update was last traced.
+    """
 
     _numbers = itertools.count()
 
     def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
-        self.number = next(self._numbers)  # the same on all ranks of one script
+        self.number = next(self._numbers)
         self.optimizer = optimizer
+        self.reduction: Reduction = PlainSum()
+        self.kinds: tuple[Kind, ...] | None = None
         self._model = weakref.ref(model) if model is not None else None
         self._reductions = 0
+        self._variables: Sequence[Any] = ()  # of the update that is being traced
+        self._go_on: tf.Tensor | None = None  # whether it is to be made
         self._base = base
         self._clip: Callable[[Gradients], Gradients] = base._clip_gradients
         self._apply = optimizer.apply
+        self._apply_filtered = base._backend_apply_gradients
         # Keras clips, then sums over replicas. Clipping has to see the sum, so the
         # sum moves to the front of clipping and Keras's own becomes the identity.
         base._clip_gradients = self._sum_and_clip
         base._all_reduce_sum_gradients = list
+        base._backend_apply_gradients = self._note_variables
+        base._apply_weight_decay = self._unless_skipped(base._apply_weight_decay)
+        base._backend_update_step = self._unless_skipped(base._backend_update_step)
         optimizer.apply = self._apply_checked
         while optimizer is not base:
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -151,9 +185,27 @@ class GradientPath:
             )
         return result
 
+    def _note_variables(self, gradients: Gradients, variables: Sequence[Any]) -> Any:
+        """Learns what Keras, past its filters, updates with these gradients."""
+        self._variables = variables
+        return self._apply_filtered(gradients, variables)
+
     def _sum_and_clip(self, gradients: Gradients) -> Gradients:
         self._reductions += 1
-        return self._clip(sum_gradients(gradients))
+        places = [self._base._get_variable_index(v) for v in self._variables]
+        self.kinds = kinds_of(gradients, self._variables, places)
+        reduced = self.reduction(gradients, self.kinds)
+        self._go_on = reduced.finite
+        return self._clip(reduced.gradients)
+
+    def _unless_skipped(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> None:
+            if self._go_on is None:
+                method(*args)
+            else:
+                keras.ops.cond(self._go_on, lambda: method(*args), lambda: None)
+
+        return call
 
 
 def _agree_on_finite(optimizer: Any) -> None:

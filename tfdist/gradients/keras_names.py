@@ -15,8 +15,12 @@ from tfdist.errors import TfdistError, explain
 # owner of the name -> the names
 OPTIMIZER = (
     "_all_reduce_sum_gradients",
+    "_apply_weight_decay",
+    "_backend_apply_gradients",
+    "_backend_update_step",
     "_clip_gradients",
     "_distribution_strategy",
+    "_get_variable_index",
     "_trainable_variables",
 )
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")

@@ -22,6 +22,7 @@ from tfdist import cluster
 from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients import keras_names, losses
+from tfdist.gradients.attach import plain_afterwards
 from tfdist.strategies import arguments as describe
 from tfdist.strategies import chief_files, epochs, order
 from tfdist.strategies.steps import replaced, replica_draws
@@ -101,6 +102,7 @@ def _preparations(strategy: Any, model: Any, name: str) -> Iterator[Any]:
         yield _building_from_shapes(strategy, model)
         yield epochs.results_of_all_ranks(strategy, model, averaging=name == "fit")
     if name == "fit":
+        yield plain_afterwards(model)
         epochs.note_plain_batch_norm(strategy, model)
         if cluster.size() > 1:
             yield order.shared_seed(strategy)

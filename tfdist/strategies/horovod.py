@@ -82,6 +82,13 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
         )
         entry.install(self)
 
+    def all_to_all(self, value: tf.Tensor) -> tf.Tensor:
+        """Sends row j of a tensor to rank j; returns the rows received, by sender.
+
+        Called in a replica context; tf.distribute has no such collective.
+        """
+        return self.extended._collectives.all_to_all(value)
+
     @property
     def cluster_resolver(self) -> None:
         """None: the launcher, not TF_CONFIG, describes the cluster."""

@@ -26,7 +26,6 @@ _WIDER = {
     tf.int16: tf.int32,
     tf.uint8: tf.int32,
     tf.uint16: tf.int32,
-    tf.float16: tf.float32,
     tf.bfloat16: tf.float32,
 }
 
@@ -87,10 +86,28 @@ class HorovodCollectives:
                 "gather needs tensors of rank 1 or more. Received: a scalar.\n"
                 "HINT: Use tf.expand_dims(value, 0)."
             )
+        if axis == 0:
+            return self._gather_rows(value, "rows")
         order = list(range(value.shape.rank))
         order.insert(0, order.pop(axis))
         rows = self._gather_rows(tf.transpose(value, order), "rows")
         return tf.transpose(rows, tf.argsort(order))
+
+    def all_to_all(self, value: tf.Tensor) -> tf.Tensor:
+        """Sends row j to rank j and returns the rows received, by sender.
+
+        Args:
+            value: A tensor of the same shape on all ranks, with one row for each.
+        """
+        rows = self._in_turn(
+            lambda name: self._horovod.alltoall(
+                value,
+                name=f"{name}.rows.{value.dtype.name}",
+                ignore_name_scope=True,
+            )
+        )
+        rows.set_shape(value.shape)
+        return rows
 
     def _gather_rows(self, value: tf.Tensor, what: str) -> tf.Tensor:
         wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))

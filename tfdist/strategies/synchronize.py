@@ -53,15 +53,33 @@ def average(strategy: Any, variables: Sequence[Any]) -> None:
     _run_often(strategy, "average", variables, replica)
 
 
+def sums_of(
+    strategy: Any,
+    kind: str,
+    variables: Sequence[Any],
+    replica: Callable[[], list[tf.Tensor]],
+) -> list[tf.Tensor]:
+    """Returns the sums over all replicas of what a function returns on each.
+
+    Args:
+        strategy: The strategy under which the variables were created.
+        kind: Names the function, which is traced once for these variables.
+        variables: What it reads.
+        replica: Called in a replica context.
+    """
+    totals = _run_often(
+        strategy, kind, variables, lambda: sum_tensors(replica(), lanes.STATE)
+    )
+    return [_first(strategy, total) for total in totals]
+
+
 def sums(strategy: Any, variables: Sequence[Any]) -> list[tf.Tensor]:
     """Returns the sum over all replicas of each variable's replica-local value."""
 
     def replica() -> list[tf.Tensor]:
-        values = [tf.convert_to_tensor(variable.value) for variable in variables]
-        return sum_tensors(values, lanes.STATE)
+        return [tf.convert_to_tensor(variable.value) for variable in variables]
 
-    totals = _run_often(strategy, "sums", variables, replica)
-    return [_first(strategy, total) for total in totals]
+    return sums_of(strategy, "sums", variables, replica)
 
 
 def gather_integers(strategy: Any, value: int, rank: int, size: int) -> list[int]:

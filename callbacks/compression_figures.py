@@ -1,0 +1,81 @@
+"""What an epoch's logs tell of gradient compression."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tfdist.compression import Fused, NoCompression
+from tfdist.compression.residuals import RESIDUAL
+from tfdist.gradients import keras_names
+from tfdist.gradients.attach import GradientPath
+from tfdist.gradients.compressed import CompressedSum, slots_of
+from tfdist.strategies import synchronize
+
+
+class Figures:
+    """Counts an epoch's steps, and computes its figures."""
+
+    def __init__(self) -> None:
+        self.steps = 0  # in this epoch
+        self.compressing = False
+        self._compressed = 0
+        self._seconds = 0.0  # of computing, since compression began, on all ranks
+
+    def begin_epoch(self) -> None:
+        """Starts to count anew."""
+        self.steps = self._compressed = 0
+
+    def count(self, steps: int) -> None:
+        """Notes that the epoch has made this many steps."""
+        self._compressed += (steps - self.steps) * self.compressing
+        self.steps = steps
+
+    def of_epoch(
+        self, strategy: Any, path: GradientPath, compressed: CompressedSum | None
+    ) -> dict[str, float]:
+        """Returns the entries for the logs, equal on all ranks.
+
+        Args:
+            strategy: The strategy in force.
+            path: The optimizer's path.
+            compressed: What compresses; None before it began.
+        """
+        ranks = strategy.num_replicas_in_sync
+        plain = Fused(NoCompression(), slots_of(path.kinds or ()), ranks)
+        dense = sent = plain.bytes_uncompressed()
+        norm = milliseconds = 0.0
+        if compressed is not None:
+            squares, seconds = measured(strategy, compressed)
+            norm = math.sqrt(squares / ranks)
+            spent, self._seconds = seconds - self._seconds, seconds
+            milliseconds = 1000 * spent / ranks / max(self._compressed, 1)
+            share = self._compressed / max(self.steps, 1)
+            sent += share * (compressed.fused.bytes_on_wire() - dense)
+        updates = keras_names.innermost(path.optimizer).gradient_accumulation_steps
+        return {
+            "bytes_per_step": sent / (updates or 1),
+            "compression_ratio": dense / sent if sent else 1.0,
+            "residual_norm": norm,
+            "compression_ms": milliseconds,
+        }
+
+
+def measured(strategy: Any, compressed: CompressedSum) -> list[float]:
+    """Returns the sums over all replicas of ||residuals||^2 and of the seconds."""
+    residuals = [
+        variable
+        for name, variable in compressed.variables.items()
+        if name.startswith(RESIDUAL)
+    ]
+
+    def replica() -> list[tf.Tensor]:
+        squares = [tf.reduce_sum(tf.square(v.read_value())) for v in residuals]
+        total = tf.add_n([tf.zeros([]), *squares])
+        return [tf.cast(total, tf.float64), compressed.seconds.read_value()]
+
+    variables = [*residuals, compressed.seconds]
+    totals = synchronize.sums_of(strategy, "compression", variables, replica)
+    return [float(total) for total in totals]

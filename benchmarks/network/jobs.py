@@ -38,6 +38,7 @@ class Job:
         log: Path,
     ) -> None:
         self._processes, self._commander, self._log = processes, commander, log
+        self.last_words: list[dict[str, Any]] = []  # said after the last order
 
     def ask(self, seconds: float, **order: Any) -> list[dict[str, Any]]:
         """Gives an order to all ranks and returns their answers.
@@ -77,10 +78,12 @@ def started(bed: Bed, method: Method, model: str) -> Iterator[Job]:
                 # To a file: nobody reads a pipe while the ranks are measured.
                 shell = ["bash", "-c", 'exec "$@" >>"$0" 2>&1', str(log), *command]
                 processes.append(bed.start(host, shell, ENVIRONMENT | environment))
-            yield Job(processes, commander, log)
+            job = Job(processes, commander, log)
+            yield job
             commander.end()
             for process in processes:
                 process.wait(END_SECONDS)
+            job.last_words = commander.answers() or []
         except subprocess.TimeoutExpired:
             pass  # all is measured; what does not end is ended
         finally:

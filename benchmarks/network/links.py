@@ -1,4 +1,4 @@
-"""The cables between the hosts: their rate, what they carried, what TCP gets of them."""
+"""The cables between the hosts: their rate, what they carried, what TCP gets."""
 
 from __future__ import annotations
 

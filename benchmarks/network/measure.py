@@ -51,7 +51,7 @@ def run(plan: Plan) -> Results:
         ):
             if method.torch and not torch_environment.exists():
                 why = "there is no PyTorch; add --with-torch"
-                results.failures.append(Failure(model, method.name, why))
+                results.failures.append(Failure(model, method.name, why, True))
                 continue
             try:
                 _measure(bed, plan, method, model, results)
@@ -103,6 +103,10 @@ def _measure(
                 f"{model}, {method.name}, {rate.name or 'alone'}: "
                 f"{1e3 * row.step:.1f} ms, {counted / 1e6:.2f} MB a step"
             )
+    if "compressor" in method.options and job.last_words:
+        seconds = [each["compression"] for each in job.last_words]
+        stages = results.stages.setdefault(model, {})
+        stages[f"{method.name} in the job"] = sum(seconds) / len(seconds)
 
 
 def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float]:

@@ -64,7 +64,7 @@ class Commander:
         _write(self._folder / f"order-{self._number}.json", what)
 
     def answers(self) -> list[dict[str, Any]] | None:
-        """Returns the ranks' answers to the last order, or None before all are there."""
+        """Returns the ranks' answers to the last order; None before all are there."""
         paths = [
             self._folder / f"answer-{self._number}-{rank}.json"
             for rank in range(self._ranks)

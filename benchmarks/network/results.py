@@ -38,6 +38,7 @@ class Failure:
     model: str
     method: str
     why: str
+    optional: bool = False  # not asked for, so no fault
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Results:
         return row.step if row else None
 
     def bandwidth(self, rate: str) -> float:
-        """Returns the nominal bits per second, or those of plain TCP without a limit."""
+        """Returns the nominal bits per second; without a limit, those of plain TCP."""
         return self.raw[rate] if rate == UNLIMITED else Rate(rate).bits or 0.0
 
     def limit(self, row: Row) -> float:

@@ -267,7 +267,7 @@ def test_short_numbers(shown, text):
         (["--measure", "-H", "a:1"], "no link"),
         (["--measure", "-H", "a:x"], "'a:x'"),
         (["--measure", "-H", "a,a:2"], "twice"),
-        (["--measure", "--hosts=-oProxyCommand=x:2"], "cannot read"),
+        (["--measure", "--hosts=-oProxyCommand=x:2"], "no host"),
         (["--plot", "e.png"], "--step-ms"),
         (["--plot", "e.png", "--step-ms", "0"], "more than 0"),
         (["--plot", "e.doc", "--step-ms", "1"], ".png"),

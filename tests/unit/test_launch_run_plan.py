@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tfdist.launch.arguments import Host
 from tfdist.launch.errors import NOT_STARTED, CommandError
 from tfdist.launch.run.describe import describe
-from tfdist.launch.run.hosts import Host, assign, parse_hosts
+from tfdist.launch.run.hosts import assign
 from tfdist.launch.run.machine import Machine, count_gpus, free_ports, port_is_free
 from tfdist.launch.run.plan import Plan, Request, make_plan
 
@@ -136,32 +137,8 @@ def test_what_cannot_be_is_refused(facts, request_, problem):
     assert "HINT: " in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_hosts():
-    assert parse_hosts("a:2, b,10.0.0.7:1") == (
-        Host("a", 2),
-        Host("b", 1),
-        Host("10.0.0.7", 1),
-    )
-    assert assign(parse_hosts("a:2,b:2"), 3) == [("a", 0), ("a", 1), ("b", 0)]
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("a:2,a:2", "stands twice"),
-        ("a:0", "no positive number"),
-        ("a:x", "no positive number"),
-        ("a:", "no positive number"),
-        ("", "no host"),
-        ("a,,b", "no host"),
-        ("-oProxyCommand=x:2", "no host"),  # would be an option of ssh
-        ("a b:2", "no host"),
-        ("localhost:2,b:2", "beside other hosts"),
-    ],
-)
-def test_malformed_hosts(text, problem):
-    with pytest.raises(CommandError, match=problem):
-        parse_hosts(text)
+def test_ranks_fill_host_by_host():
+    assert assign([Host("a", 2), Host("b", 2)], 3) == [("a", 0), ("a", 1), ("b", 0)]
 
 
 def test_free_ports_are_free_and_out_of_the_way():

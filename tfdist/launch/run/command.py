@@ -12,6 +12,7 @@ from tfdist.coordination.launch import read_launch
 from tfdist.launch.arguments import parse_hosts, parse_ranks
 from tfdist.launch.errors import CommandError
 from tfdist.launch.horovodrun_config import read_settings
+from tfdist.launch.ports import free_ports
 from tfdist.launch.run import machine as machines
 from tfdist.launch.run import probe, remote
 from tfdist.launch.run.describe import describe
@@ -173,7 +174,7 @@ def _own_ports(
         return {}
     here = [host.name for host in plan.hosts if host.name not in others]
     try:
-        return {host: machines.free_ports(plan.ranks_of(host), first) for host in here}
+        return {host: free_ports(plan.ranks_of(host), first) for host in here}
     except OSError as error:
         raise _no_port(str(error), first) from None
 

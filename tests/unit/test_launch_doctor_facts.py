@@ -203,7 +203,8 @@ def test_ssh_never_asks_and_passes_the_path_on(path, monkeypatch):
     add_program(path, "ssh", 'echo "$@" >&2; exit 255')
     (answer,) = ask([Host("far")], HEALTHY)
     assert "BatchMode=yes" in answer.error and "ConnectTimeout=10" in answer.error
-    assert f"far PYTHONPATH='/a checkout' {sys.executable} - --json" in answer.error
+    line = f"env 'PYTHONPATH=/a checkout' {sys.executable} - --json"
+    assert f"-- far {line}" in answer.error
 
 
 def test_the_answer_is_found_after_a_greeting():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import socket
 import sys
 import tempfile
@@ -23,17 +21,10 @@ from tfdist.launch.processes import (
     find_program,
     run_together,
 )
+from tfdist.launch.ssh import NOTICE_SILENCE, SSH_FAILED, python_line, ssh_command
 
-CONNECT_SECONDS = 10
 ANSWER_SECONDS = 120.0  # imports may take IMPORT_SECONDS, and programs theirs
-SSH_FAILED = 255  # the exit code of ssh itself
 NO_COMMAND = 127  # the exit code of a shell that does not find a program
-SSH_OPTIONS = (
-    *("-o", "BatchMode=yes"),
-    *("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
-    *("-o", "ServerAliveInterval=5"),
-    *("-o", "ServerAliveCountMax=3"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,14 +63,10 @@ def is_here(name: str) -> bool:
 
 
 def _ask_remote(hosts: Sequence[Host]) -> list[Answer]:
-    # As horovodrun does: a checkout on PYTHONPATH is to be found there, too.
-    path = os.environ.get("PYTHONPATH")
-    variables = f"PYTHONPATH={shlex.quote(path)} " if path else ""
-    remote_command = f"{variables}{shlex.quote(sys.executable)} - {FLAG}"
     with tempfile.TemporaryDirectory(prefix="tfdist-doctor-") as folder:
         programs = [
             Program(
-                ["ssh", *SSH_OPTIONS, host.name, remote_command],
+                ssh_command(host.name, python_line("-", FLAG), *NOTICE_SILENCE),
                 Path(folder, f"{number}.log"),
                 child_environment(),
                 stdin=Path(facts_module.__file__),

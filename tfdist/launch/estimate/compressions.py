@@ -6,10 +6,10 @@ that then has to be replaced.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tfdist.errors import nearest
 from tfdist.launch.errors import CommandError
 from tfdist.launch.estimate.cost import (
     Link,
@@ -130,10 +130,9 @@ def parse_compression(text: str, option: str = "--compression") -> Compression:
     """
     name, colon, setting = text.partition(":")
     if name not in WAYS:
-        near = difflib.get_close_matches(name, WAYS, n=1)
         raise CommandError(
             f"{option}: there is no compression {name!r}; known: {', '.join(WAYS)}.",
-            hint=f"{option} {near[0] if near else 'bf16'}",
+            hint=f"{option} {nearest(name, WAYS) or 'bf16'}",
         )
     way = WAYS[name]
     if not colon:

@@ -25,6 +25,16 @@ class Item(NamedTuple):
     tensor: tf.Tensor  # float32, the residual already added
     state: dict[str, tf.Tensor]  # what the compressor itself remembers
 
+    def outcome(
+        self,
+        total: tf.Tensor,
+        local: tf.Tensor,
+        state: dict[str, tf.Tensor] | None = None,
+    ) -> Outcome:
+        """Returns what became of it, in the shape of the tensor: wires are flat."""
+        shape = self.tensor.shape
+        return Outcome(tf.reshape(total, shape), tf.reshape(local, shape), state or {})
+
 
 class Place(NamedTuple):
     """Where and when a compressor runs."""

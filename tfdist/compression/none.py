@@ -38,7 +38,7 @@ class NoCompression(Compressor):
         del place
         totals = yield [Wire(tf.reshape(item.tensor, [-1]), SUM) for item in items]
         return [
-            Outcome(tf.reshape(total, item.tensor.shape), item.tensor, {})
+            item.outcome(total, item.tensor)
             for item, total in zip(items, totals, strict=True)
         ]
 

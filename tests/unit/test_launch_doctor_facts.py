@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -196,6 +197,13 @@ def test_without_ssh_there_are_no_answers(monkeypatch):
     monkeypatch.setattr(hosts, "find_program", lambda name: None)
     (answer,) = ask([Host("far")], HEALTHY)
     assert answer.error == "this host has no ssh"
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", socket.gethostname()])
+def test_this_host_needs_no_ssh(monkeypatch, name):
+    monkeypatch.setattr(hosts, "find_program", lambda name: None)
+    (answer,) = ask([Host(name)], HEALTHY)
+    assert answer.facts == HEALTHY
 
 
 def test_ssh_never_asks_and_passes_the_path_on(path, monkeypatch):

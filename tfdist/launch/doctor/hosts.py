@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import facts as facts_module
 from tfdist.launch.doctor.facts import FLAG, MARK, Facts
 from tfdist.launch.doctor.reading import from_json
+from tfdist.launch.here import own_names
 from tfdist.launch.processes import (
     TIMED_OUT,
     Program,
@@ -45,7 +45,8 @@ def ask(hosts: Sequence[Host], here: Facts) -> tuple[Answer, ...]:
         hosts: The hosts of -H.
         here: The facts about this host, which is not asked again.
     """
-    remote = [host for host in hosts if not is_here(host.name)]
+    own = own_names()
+    remote = [host for host in hosts if host.name not in own]
     if remote and find_program("ssh") is None:
         answers = {host: Answer(host, error="this host has no ssh") for host in remote}
     else:
@@ -55,11 +56,6 @@ def ask(hosts: Sequence[Host], here: Facts) -> tuple[Answer, ...]:
         or Answer(host, here, asked=here.clock_before, answered=here.clock_after)
         for host in hosts
     )
-
-
-def is_here(name: str) -> bool:
-    """Returns whether a host's name means this host, which needs no ssh."""
-    return name in ("localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn())
 
 
 def _ask_remote(hosts: Sequence[Host]) -> list[Answer]:

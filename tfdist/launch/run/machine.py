@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
+from tfdist.launch.here import horovod_library, own_names
 from tfdist.launch.processes import find_program
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
@@ -37,7 +34,7 @@ def look(environ: Mapping[str, str]) -> Machine:
         mpirun=find_program("mpirun") is not None,
         mpi_prefix=_mpi_prefix(),
         ssh=find_program("ssh") is not None,
-        own_names=frozenset(_own_names()),
+        own_names=own_names(),
     )
 
 
@@ -58,13 +55,6 @@ def count_gpus(environ: Mapping[str, str], drivers: Path = _NVIDIA) -> int:
     if "-1" in chosen:  # CUDA ignores what follows an invalid number
         chosen = chosen[: chosen.index("-1")]
     return min(present, len(chosen))
-
-
-def _own_names() -> Iterator[str]:
-    yield from ("localhost", socket.gethostname(), socket.getfqdn())
-    for addresses in psutil.net_if_addrs().values():
-        for address in addresses:
-            yield address.address.partition("%")[0]
 
 
 def _tensorflow_distribution() -> str | None:
@@ -88,7 +78,4 @@ def _mpi_prefix() -> str | None:
 
 
 def _horovod_is_built() -> bool:
-    spec = importlib.util.find_spec("horovod")
-    if spec is None or spec.origin is None or find_program("horovodrun") is None:
-        return False
-    return any((Path(spec.origin).parent / "tensorflow").glob("mpi_lib*.so"))
+    return find_program("horovodrun") is not None and horovod_library() is not None

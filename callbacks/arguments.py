@@ -1,25 +1,44 @@
-"""Checks of arguments that several callbacks share."""
+"""Checks that several callbacks share."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from tfdist.errors import explain
+from tfdist.strategies.training import KerasTraining
 
 
-def checked_integer(name: str, value: int, most: int | None = None) -> int:
+def require_own_strategy(name: str, strategy: Any) -> None:
+    """Raises ValueError if a callback's model is not under a strategy of tfdist."""
+    if not isinstance(strategy, KerasTraining):
+        raise ValueError(
+            explain(
+                f"{name} needs a strategy of tfdist",
+                received=f"a model under {type(strategy).__name__}",
+                expected="MirroredStrategy, MultiWorkerMirroredStrategy or "
+                "HorovodStrategy of tfdist",
+                hint="Build the model under tfdist.strategy(...).scope().",
+            )
+        )
+
+
+def checked_integer(
+    name: str, value: int, *, least: int = 0, most: int | None = None
+) -> int:
     """Returns `value`.
 
     Raises:
-        ValueError: It is not an integer from 0 to `most`.
+        ValueError: It is not an integer from `least` to `most`.
     """
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    if is_number and value >= 0 and (most is None or value <= most):
+    if is_number and value >= least and (most is None or value <= most):
         return value
-    limit = ">= 0" if most is None else f"from 0 to {most}"
+    limit = f">= {least}" if most is None else f"from {least} to {most}"
     raise ValueError(
         explain(
             f"Wrong {name}",
             received=repr(value),
             expected=f"an integer {limit}",
-            hint=f"Leave {name} out to get its default.",
+            hint=f"Pass {name}={least} or more.",
         )
     )

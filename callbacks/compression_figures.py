@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from tfdist.compression import Fused, NoCompression
 from tfdist.compression.residuals import RESIDUAL
-from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath
 from tfdist.gradients.compressed import CompressedSum, slots_of
 from tfdist.strategies import synchronize
@@ -54,9 +53,8 @@ class Figures:
             milliseconds = 1000 * spent / ranks / max(self._compressed, 1)
             share = self._compressed / max(self.steps, 1)
             sent += share * (compressed.fused.bytes_on_wire() - dense)
-        updates = keras_names.innermost(path.optimizer).gradient_accumulation_steps
         return {
-            "bytes_per_step": sent / (updates or 1),
+            "bytes_per_step": sent / path.steps_per_update,
             "compression_ratio": dense / sent if sent else 1.0,
             "residual_norm": norm,
             "compression_ms": milliseconds,

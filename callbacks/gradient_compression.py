@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Sequence
@@ -16,10 +17,9 @@ from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.compressed import CompressedSum, slots_of
-from tfdist.gradients.reduction import Kind, PlainSum
-from tfdist.strategies.training import KerasTraining
+from tfdist.gradients.reduction import Kind
 
-from .arguments import checked_integer
+from .arguments import checked_integer, require_own_strategy
 from .compression_figures import Figures
 from .compression_start import checked_start, start_of, warmup_steps_of
 
@@ -97,7 +97,7 @@ class GradientCompression(keras.callbacks.Callback):
         self.residual_lr_correction = residual_lr_correction
         self.log = log
         self.min_size = checked_integer("min_size", min_size)
-        self.seed = checked_integer("seed", seed, 2**32 - 1)
+        self.seed = checked_integer("seed", seed, most=2**32 - 1)
         self._path: GradientPath | None = None
         self._sum: CompressedSum | None = None
         self._restored: list[dict[str, Any]] | None = None
@@ -206,16 +206,7 @@ class GradientCompression(keras.callbacks.Callback):
         self._sum = None
 
     def _own_path(self, strategy: Any) -> GradientPath:
-        if not isinstance(strategy, KerasTraining):
-            raise ValueError(
-                explain(
-                    "GradientCompression needs a strategy of tfdist",
-                    received=f"a model under {type(strategy).__name__}",
-                    expected="MirroredStrategy, MultiWorkerMirroredStrategy or "
-                    "HorovodStrategy of tfdist",
-                    hint="Build the model under tfdist.strategy(...).scope().",
-                )
-            )
+        require_own_strategy("GradientCompression", strategy)
         if not self.model.trainable_variables:
             raise ValueError(
                 explain(
@@ -228,29 +219,20 @@ class GradientCompression(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        if not isinstance(path.reduction, PlainSum):
-            raise ValueError(
-                explain(
-                    "The gradients of one fit can be compressed only once",
-                    received="two GradientCompression callbacks",
-                    expected="one",
-                    hint="Compressors with a `wire` parameter combine two methods: "
-                    'GradientCompression("powersgd", rank=4, wire="float16").',
-                )
-            )
-        return path
+        path.method = path.method.claimed("GradientCompression")
+        return path.method.outer or path
 
     def _details(self) -> dict[str, Any]:
         return {name: str(value) for name, value in self.get_config().items()}
 
     def _is_on(self) -> bool:
-        return self._path is not None and self._path.reduction is self._sum
+        return self._path is not None and self._path.method.reduction is self._sum
 
     def _switch(self, path: GradientPath) -> None:
         """Lets the next trace of the training step compress."""
         if self._sum is None:
             self._sum = self._compressed_sum(path)
-        path.reduction = self._sum
+        path.method = dataclasses.replace(path.method, reduction=self._sum)
         self.model.make_train_function(force=True)
 
     def _compressed_sum(self, path: GradientPath) -> CompressedSum:

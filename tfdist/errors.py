@@ -7,6 +7,9 @@ cluster can reveal (ranks that disagree, a rank that has ended, silence) is a
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TfdistError(RuntimeError):
     """Base class of the errors that only a running cluster can reveal."""
@@ -43,3 +46,15 @@ def explain(problem: str, *, received: object, expected: object, hint: str) -> s
         HINT: Pass colour='red'.
     """
     return f"{problem}. Received: {received}. Expected: {expected}.\nHINT: {hint}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Returns the known word that was probably meant, in whatever case, or None.
+
+    Example:
+        >>> nearest("Cycle_Time", ["cycle_time_ms", "cache_capacity"])
+        'cycle_time_ms'
+    """
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[close[0]] if close else None

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.modes import FEW_THREADS, OPEN_MPI, free_ports
+from tests.parallel.modes import FEW_THREADS, OPEN_MPI
 from tests.processes import end
+from tfdist.launch.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 # Horovod's operations wait without blocking a thread; TensorFlow's collectives block

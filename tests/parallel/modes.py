@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.parallel.registry import Row
+from tfdist.launch.ports import free_ports
 
 # One core a rank; collectives of two replicas block two of the inter-op threads.
 FEW_THREADS = {
@@ -106,18 +106,6 @@ def commands(mode: Mode, arguments: list[str]) -> list[tuple[list[str], dict]]:
 def _tf_config(addresses: list[str], index: int) -> str:
     task = {"type": "worker", "index": index}
     return json.dumps({"cluster": {"worker": addresses}, "task": task})
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listened on a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def own_place() -> tuple[int, int]:

@@ -15,6 +15,7 @@ from tfdist.compression import (
     FP16,
     Fused,
     Int8,
+    NoCompression,
     PowerSGD,
     RandomK,
     Sign,
@@ -95,6 +96,15 @@ def test_shares_add_up_to_the_total(compressor, ranks, has_all_to_all):
         np.testing.assert_array_equal(outcome.total, total)
         for name, value in outcome.state.items():
             np.testing.assert_array_equal(value, outcomes[0].state[name])
+
+
+def test_no_compression_is_the_plain_sum():
+    own = gradients(2, (9, 14))
+    outcomes = compress(NoCompression(), own)
+    for outcome, tensor in zip(outcomes, own, strict=True):
+        np.testing.assert_array_equal(outcome.total, own[0] + own[1])
+        np.testing.assert_array_equal(outcome.local, tensor)
+    assert NoCompression().payload([(9, 14)], 2, False) == [("sum", 4 * 9 * 14)]
 
 
 def worst_loss(compressor, tensors):

@@ -128,6 +128,16 @@ def test_a_compressor_of_ones_own(monkeypatch):
         compression.register(Impostor)
 
 
+def test_an_unfinished_compressor_cannot_be_made():
+    class Unfinished(compression.Compressor):
+        def rounds(self, items, place):
+            yield from ()
+            return []
+
+    with pytest.raises(TypeError, match="payload"):
+        Unfinished()
+
+
 def test_the_fingerprint_tells_settings_apart():
     def fingerprint(compressor, slots=(KERNEL,), **options):
         return Fused(compressor, slots, 2, **options).fingerprint()

@@ -23,3 +23,19 @@ def test_one_except_clause_catches_every_cluster_error(kind):
 def test_a_wrong_argument_is_no_cluster_error():
     assert not issubclass(ValueError, errors.TfdistError)
     assert not issubclass(errors.TfdistError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("powersdg", "powersgd"),
+        ("TopK", "topk"),
+        ("cycle_time", "cycle_time_ms"),
+        ("-h", "-H"),
+        ("zzz", None),
+    ],
+)
+def test_the_nearest_word_is_found(word, meant):
+    known = ["powersgd", "topk", "cycle_time_ms", "cache_capacity", "-H"]
+    assert errors.nearest(word, known) == meant
+    assert errors.nearest(word, []) is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -198,12 +199,20 @@ def test_without_ssh_there_are_no_answers(monkeypatch):
     assert answer.error == "this host has no ssh"
 
 
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", socket.gethostname()])
+def test_this_host_needs_no_ssh(monkeypatch, name):
+    monkeypatch.setattr(hosts, "find_program", lambda name: None)
+    (answer,) = ask([Host(name)], HEALTHY)
+    assert answer.facts == HEALTHY
+
+
 def test_ssh_never_asks_and_passes_the_path_on(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/a checkout")
     add_program(path, "ssh", 'echo "$@" >&2; exit 255')
     (answer,) = ask([Host("far")], HEALTHY)
     assert "BatchMode=yes" in answer.error and "ConnectTimeout=10" in answer.error
-    assert f"far PYTHONPATH='/a checkout' {sys.executable} - --json" in answer.error
+    line = f"env 'PYTHONPATH=/a checkout' {sys.executable} - --json"
+    assert f"-- far {line}" in answer.error
 
 
 def test_the_answer_is_found_after_a_greeting():

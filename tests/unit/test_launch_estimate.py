@@ -113,15 +113,15 @@ def test_break_even_of_what_is_gathered():
     assert gathered_over_dense("topk:0.0126", 80) > 1.0
     assert gathered_over_dense("sign", 63) < 1.0
     assert gathered_over_dense("sign", 65) > 1.0
-    assert gathered_over_dense("int8", 1000) == pytest.approx(0.25)
+    assert gathered_over_dense("int8", 1000) == pytest.approx(0.25, rel=0.02)
 
 
 def test_bytes_on_the_wire():
     sizes = {each.label: each.wire_bytes(RESNET) for each in (NONE, *DEFAULT)}
     assert sizes["none"] == 100e6
     assert sizes["bf16"] == sizes["fp16"] == 50e6
-    assert sizes["topk:0.01"] == 2e6 and sizes["randomk:0.01"] == 1e6
-    assert sizes["int8"] == 25e6 and sizes["sign"] == pytest.approx(25e6 / 8)
+    assert sizes["topk:0.01"] == 2e6 and sizes["randomk:0.05"] == 5e6
+    assert sizes["int8"] == 25e6 * 65 / 64 and sizes["sign"] == pytest.approx(25e6 / 8)
     # As many matrices as hold the parameters, each as two of four columns.
     matrices = 25e6 / MATRIX_SIDE**2
     assert sizes["powersgd:4"] == pytest.approx(matrices * 4 * 2 * MATRIX_SIDE * 4)
@@ -267,7 +267,7 @@ def test_short_numbers(shown, text):
         (["--measure", "-H", "a:1"], "no link"),
         (["--measure", "-H", "a:x"], "'a:x'"),
         (["--measure", "-H", "a,a:2"], "twice"),
-        (["--measure", "--hosts=-oProxyCommand=x:2"], "cannot read"),
+        (["--measure", "--hosts=-oProxyCommand=x:2"], "no host"),
         (["--plot", "e.png"], "--step-ms"),
         (["--plot", "e.png", "--step-ms", "0"], "more than 0"),
         (["--plot", "e.doc", "--step-ms", "1"], ".png"),

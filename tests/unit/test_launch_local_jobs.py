@@ -8,8 +8,6 @@ import psutil
 import pytest
 
 from tfdist.launch import local_jobs, processes
-from tfdist.launch.arguments import Host, parse_hosts, parse_ranks
-from tfdist.launch.errors import CommandError
 
 
 def shell(folder, number: int, code: str) -> processes.Program:
@@ -92,11 +90,3 @@ def test_a_file_is_its_input(tmp_path):
     )
     assert processes.run_together([program], timeout=60) == [0]
     assert program.log.read_text() == "hello\n"
-
-
-def test_hosts_and_ranks():
-    assert parse_hosts("a:4, b") == (Host("a", 4), Host("b", 1))
-    assert parse_ranks("8", "-np") == 8
-    for wrong in ("0", "-1", "2.0", "", "²"):
-        with pytest.raises(CommandError, match="HINT: -np 2"):
-            parse_ranks(wrong, "-np")

@@ -23,8 +23,8 @@ def both(folder, *words: str):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     events_read, events = os.pipe()
     stacks_read, stacks = os.pipe()
-    progress.create(folder / "progress")
-    inside = [str(os.getpid()), str(events), str(stacks), str(folder / "progress")]
+    record = progress.create()
+    inside = [str(os.getpid()), str(events), str(stacks), str(record)]
     results = []
     for command in (
         [sys.executable, *words],
@@ -35,7 +35,7 @@ def both(folder, *words: str):
                 command,
                 cwd=folder,
                 env=environment,
-                pass_fds=(events, stacks),
+                pass_fds=(events, stacks, record),
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -43,6 +43,7 @@ def both(folder, *words: str):
         )
     os.close(events)
     os.close(stacks)
+    os.close(record)
     told = os.read(events_read, 100).decode()
     os.close(events_read)
     os.close(stacks_read)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tfdist.launch.arguments import Host
 from tfdist.launch.errors import NOT_STARTED, CommandError
 from tfdist.launch.run.describe import describe
-from tfdist.launch.run.hosts import Host, assign, parse_hosts
-from tfdist.launch.run.machine import Machine, count_gpus, free_ports, port_is_free
+from tfdist.launch.run.hosts import assign
+from tfdist.launch.run.machine import Machine, count_gpus
 from tfdist.launch.run.plan import Plan, Request, make_plan
 
 SCRIPT = ("train.py", "--epochs", "2")
@@ -136,53 +137,8 @@ def test_what_cannot_be_is_refused(facts, request_, problem):
     assert "HINT: " in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_hosts():
-    assert parse_hosts("a:2, b,10.0.0.7:1") == (
-        Host("a", 2),
-        Host("b", 1),
-        Host("10.0.0.7", 1),
-    )
-    assert assign(parse_hosts("a:2,b:2"), 3) == [("a", 0), ("a", 1), ("b", 0)]
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("a:2,a:2", "stands twice"),
-        ("a:0", "no positive number"),
-        ("a:x", "no positive number"),
-        ("a:", "no positive number"),
-        ("", "no host"),
-        ("a,,b", "no host"),
-        ("-oProxyCommand=x:2", "no host"),  # would be an option of ssh
-        ("a b:2", "no host"),
-        ("localhost:2,b:2", "beside other hosts"),
-    ],
-)
-def test_malformed_hosts(text, problem):
-    with pytest.raises(CommandError, match=problem):
-        parse_hosts(text)
-
-
-def test_free_ports_are_free_and_out_of_the_way():
-    ports = free_ports(5)
-    assert len(set(ports)) == 5
-    lowest, highest = map(
-        int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    )
-    assert all(port_is_free(port) for port in ports)
-    assert not any(lowest <= port <= highest for port in ports)
-
-
-def test_a_taken_port_is_found():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert not port_is_free(port)
-        with pytest.raises(OSError, match=f"port {port} is in use"):
-            free_ports(2, port)
-    assert free_ports(1, port) == [port]
+def test_ranks_fill_host_by_host():
+    assert assign([Host("a", 2), Host("b", 2)], 3) == [("a", 0), ("a", 1), ("b", 0)]
 
 
 def test_gpus_are_those_that_cuda_shows(tmp_path, monkeypatch):

@@ -212,12 +212,15 @@ def test_a_lost_launcher_ends_the_rank_and_the_wrapper(wrap):
     assert not psutil.pid_exists(pid)
 
 
-def test_a_killed_wrapper_takes_the_rank_along(wrap):
+def test_a_killed_wrapper_takes_the_rank_along(wrap, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     one = wrap(STUBBORN)
     pid = script_pid(one)
     assert psutil.pid_exists(pid)
     one.process.kill()
     wait_until(lambda: not psutil.pid_exists(pid), SECONDS, lambda: pid)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_descendants_in_other_sessions_end_with_the_rank(wrap):

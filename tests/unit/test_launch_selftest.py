@@ -97,13 +97,13 @@ def test_a_wrong_number_is_named():
 
 
 def test_ways_are_told_why_they_cannot_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(ways, "_library", lambda: None)
+    monkeypatch.setattr(ways, "horovod_library", lambda: None)
     missing = {way.title: way.missing for way in ways.find_ways(2)}
     assert missing["mirrored"] == missing["multiworker"] == ""
     assert missing["horovod over gloo"] == "Horovod is not installed"
 
     library = tmp_path / "mpi_lib.so"
-    monkeypatch.setattr(ways, "_library", lambda: library)
+    monkeypatch.setattr(ways, "horovod_library", lambda: library)
     monkeypatch.setattr(ways, "find_program", lambda name: str(tmp_path / name))
     library.write_bytes(b"\0libgloo\0")
     missing = {way.title: way.missing for way in ways.find_ways(2)}
@@ -148,7 +148,7 @@ def test_bad_input_is_one_line(words, named, capsys):
 
 
 def test_nothing_to_run_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(ways, "_library", lambda: None)
+    monkeypatch.setattr(ways, "horovod_library", lambda: None)
     assert main.main(["selftest", "--strategy", "horovod"]) == 2
     assert "HINT: tfdist horovod install" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

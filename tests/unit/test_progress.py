@@ -1,5 +1,7 @@
 """What a process tells of its steps, and when another one is expected."""
 
+import os
+
 import pytest
 
 from tfdist.coordination import progress
@@ -7,58 +9,59 @@ from tfdist.coordination.progress import Progress, counted, create, read
 
 
 @pytest.fixture
-def path(tmp_path):
-    create(tmp_path / "progress")
-    return tmp_path / "progress"
+def record():
+    descriptor = create()
+    yield descriptor
+    os.close(descriptor)
 
 
 @pytest.fixture
-def watched(path):
-    return Progress(path)
+def watched(record):
+    return Progress(record)
 
 
-def test_the_clock_starts_with_the_first_step_and_stops_with_the_phase(watched, path):
-    assert read(path) == (0, False)
+def test_the_clock_starts_with_the_first_step_and_stops_with_the_phase(watched, record):
+    assert read(record) == (0, False)
     with watched.phase(single_step=False):
-        assert read(path) == (0, False)  # tracing may take long
+        assert read(record) == (0, False)  # tracing may take long
         watched.step()
-        assert read(path) == (1, True)
+        assert read(record) == (1, True)
         with watched.phase(single_step=False):  # validation
             watched.step()
-        assert read(path) == (2, True)
-    assert read(path) == (2, False)
+        assert read(record) == (2, True)
+    assert read(record) == (2, False)
 
 
-def test_the_first_single_step_may_take_long(watched, path):
+def test_the_first_single_step_may_take_long(watched, record):
     with watched.phase(single_step=True):
-        assert read(path) == (0, False)
-    assert read(path) == (1, False)
+        assert read(record) == (0, False)
+    assert read(record) == (1, False)
     with watched.phase(single_step=True):
-        assert read(path) == (1, True)
-    assert read(path) == (2, False)
+        assert read(record) == (1, True)
+    assert read(record) == (2, False)
 
 
-def test_a_loop_of_ones_own_is_seen_by_its_calls(watched, path):
+def test_a_loop_of_ones_own_is_seen_by_its_calls(watched, record):
     watched.note_call(1, 5.0, 5.0)
-    assert read(path) == (0, False)  # not a loop: the script only uses TensorFlow
+    assert read(record) == (0, False)  # not a loop: the script only uses TensorFlow
     watched.enter_loop()
     watched.note_call(2, 0.5, 0.5)
-    assert read(path) == (1, True)
+    assert read(record) == (1, True)
     watched.note_call(2, 30.0, 30.0)
-    assert read(path) == (1, True)  # blocked in the same call
+    assert read(record) == (1, True)  # blocked in the same call
     watched.note_call(2, 31.0, 0.1)
-    assert read(path) == (2, True)  # long, but it computes
+    assert read(record) == (2, True)  # long, but it computes
     watched.note_call(2, 0.0, 0.0)
-    assert read(path) == (2, False)  # Python of its own
+    assert read(record) == (2, False)  # Python of its own
     with watched.phase(single_step=False):
         watched.note_call(9, 1.0, 1.0)
-    assert read(path) == (2, False)  # Keras counts there
+    assert read(record) == (2, False)  # Keras counts there
 
 
-def test_a_counted_method_keeps_its_arguments_and_result(watched, path):
+def test_a_counted_method_keeps_its_arguments_and_result(watched, record):
     method = counted(lambda *args, **kwargs: (args, kwargs), watched)
     assert method(1, logs=None) == ((1,), {"logs": None})
-    assert read(path)[0] == 1
+    assert read(record)[0] == 1
 
 
 def test_nobody_watches_by_default():

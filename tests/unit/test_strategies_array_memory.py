@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from packaging.version import Version
 
 from tfdist.strategies import array_memory, sharding
 
@@ -71,6 +72,10 @@ def test_the_users_array_stays_as_it_is(source, split):
     assert not is_overwritten(source, split)
 
 
+@pytest.mark.skipif(
+    Version(tf.__version__) < Version("2.20"),
+    reason="TensorFlow 2.18.1 did not overwrite the array in 30 attempts",
+)
 def test_tensorflow_alone_overwrites_it():
     assert is_overwritten(from_generator, sliced_by_tensorflow)
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import warnings
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,16 @@ class Item(NamedTuple):
     key: int  # the same on all ranks and in every run: see `stable_key`
     tensor: tf.Tensor  # float32, the residual already added
     state: dict[str, tf.Tensor]  # what the compressor itself remembers
+
+    def outcome(
+        self,
+        total: tf.Tensor,
+        local: tf.Tensor,
+        state: dict[str, tf.Tensor] | None = None,
+    ) -> Outcome:
+        """Returns what became of it, in the shape of the tensor: wires are flat."""
+        shape = self.tensor.shape
+        return Outcome(tf.reshape(total, shape), tf.reshape(local, shape), state or {})
 
 
 class Place(NamedTuple):
@@ -43,7 +54,7 @@ class Outcome(NamedTuple):
     state: dict[str, tf.Tensor]
 
 
-class Compressor:
+class Compressor(ABC):
     """Pure functions from a rank's contribution to the sum over all ranks.
 
     Contributions are summed, not averaged: Keras already divides them by the size
@@ -79,15 +90,15 @@ class Compressor:
         del key, shape, seed
         return {}
 
+    @abstractmethod
     def rounds(self, items: Sequence[Item], place: Place) -> Rounds[list[Outcome]]:
         """Yields the wires of each round; returns an outcome for each item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def payload(
         self, shapes: Sequence[Shape], ranks: int, has_all_to_all: bool
     ) -> list[Payload]:
         """Returns what a rank hands to the collectives, round by round."""
-        raise NotImplementedError
 
     def advise(self, shapes: Sequence[Shape], ranks: int, has_all_to_all: bool) -> None:
         """Warns where a rank would receive fewer bytes without this compressor."""

@@ -35,11 +35,7 @@ class FP16(Compressor):
         sent = [to_float16(item.tensor, place.ranks) for item in items]
         totals = yield [Wire(tf.reshape(wire, [-1]), SUM) for wire in sent]
         return [
-            Outcome(
-                tf.cast(tf.reshape(total, item.tensor.shape), tf.float32),
-                tf.cast(wire, tf.float32),
-                {},
-            )
+            item.outcome(tf.cast(total, tf.float32), tf.cast(wire, tf.float32))
             for item, wire, total in zip(items, sent, totals, strict=True)
         ]
 

@@ -126,11 +126,7 @@ class PowerSGD(Compressor):
         factors = self._alternating if self.alternate else self._both
         outcomes = yield from factors(items, matrices, place)
         return [
-            Outcome(
-                tf.reshape(total, item.tensor.shape),
-                tf.reshape(own, item.tensor.shape),
-                state,
-            )
+            item.outcome(total, own, state)
             for item, (total, own, state) in zip(items, outcomes, strict=True)
         ]
 

@@ -80,14 +80,12 @@ class RandomK(Compressor):
         totals = yield [Wire(values, SUM) for values in sent]
         outcomes = []
         for item, indices, own, total in zip(items, places, sent, totals, strict=True):
-            shape, size = item.tensor.shape, [item.tensor.shape.num_elements()]
+            size = [item.tensor.shape.num_elements()]
             spread = [
                 tf.scatter_nd(indices, tf.cast(values, tf.float32), size)
                 for values in (total, own)
             ]
-            outcomes.append(
-                Outcome(tf.reshape(spread[0], shape), tf.reshape(spread[1], shape), {})
-            )
+            outcomes.append(item.outcome(*spread))
         return outcomes
 
     def payload(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -15,7 +14,7 @@ from tfdist.compression.powersgd import PowerSGD
 from tfdist.compression.randomk import RandomK
 from tfdist.compression.sign import Sign
 from tfdist.compression.topk import TopK
-from tfdist.errors import explain
+from tfdist.errors import explain, nearest
 
 _registry: dict[str, type[Compressor]] = {}
 
@@ -95,7 +94,7 @@ def get(identifier: str | Compressor, **parameters: Any) -> Compressor:
                 "Unknown compressor",
                 received=repr(identifier),
                 expected=f"one of {names()}",
-                hint=_nearest(identifier, names()),
+                hint=_instead_of(identifier, names()),
             )
         )
     kind = _registry[identifier]
@@ -107,7 +106,7 @@ def get(identifier: str | Compressor, **parameters: Any) -> Compressor:
                     f"Compressor {identifier!r} has no such parameter",
                     received=repr(name),
                     expected=f"any of {allowed}" if allowed else "no parameter",
-                    hint=_nearest(name, allowed),
+                    hint=_instead_of(name, allowed),
                 )
             )
     return kind(**parameters)
@@ -123,10 +122,10 @@ def deserialize(data: dict[str, Any]) -> Compressor:
     return get(data["name"], **data["config"])
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    if close:
-        return f"Did you mean {close[0]!r}?"
+def _instead_of(name: str, known: list[str]) -> str:
+    meant = nearest(name, known)
+    if meant is not None:
+        return f"Did you mean {meant!r}?"
     return f"Choose from {known}." if known else "Leave it out."
 
 

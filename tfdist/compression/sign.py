@@ -48,16 +48,13 @@ class Sign(Compressor):
         gathered = yield [Wire(wire, GATHER) for wire in wires]
         outcomes = []
         for item, wire, packed in zip(items, wires, gathered, strict=True):
-            shape = item.tensor.shape
-            size = matrix_shape(tuple(shape))
+            size = matrix_shape(tuple(item.tensor.shape))
             own = _decode(wire, *size)
             # In the order of the ranks, so that all ranks round alike.
             total = _decode(packed[0], *size)
             for rank in range(1, place.ranks):
                 total += _decode(packed[rank], *size)
-            outcomes.append(
-                Outcome(tf.reshape(total, shape), tf.reshape(own, shape), {})
-            )
+            outcomes.append(item.outcome(total, own))
         return outcomes
 
     def payload(

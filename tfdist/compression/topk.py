@@ -66,10 +66,7 @@ class TopK(Compressor):
                 indices = rows[rank, :count]
                 values = tf.bitcast(rows[rank, count:], tf.float32)
                 total = tf.tensor_scatter_nd_add(total, indices[:, tf.newaxis], values)
-            shape = item.tensor.shape
-            outcomes.append(
-                Outcome(tf.reshape(total, shape), tf.reshape(own, shape), {})
-            )
+            outcomes.append(item.outcome(total, own))
         return outcomes
 
     def payload(

@@ -3,15 +3,16 @@
 The wrapper around a rank must see whether it makes steps even while it is stopped
 or blocked inside C++, so the rank cannot be asked. It writes two numbers into a
 shared mapping instead, which costs no system call, and nothing without `tfdist run`.
+The memory has no name in any folder, so that nothing is left when both are killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 _RECORD = struct.Struct("=qq")  # steps made, whether a step is expected (0 or 1)
@@ -22,12 +23,11 @@ class Progress:
     """What one process writes.
 
     Args:
-        path: A file of the wrapper's; `create` has made it.
+        record: The descriptor that `create` has returned, inherited.
     """
 
-    def __init__(self, path: Path):
-        with path.open("r+b") as file:
-            self._record = mmap.mmap(file.fileno(), _RECORD.size)
+    def __init__(self, record: int):
+        self._record = mmap.mmap(record, _RECORD.size)
         self._steps = 0
         self._depth = 0  # fit, and inside it evaluate
         self._in_loop = False
@@ -87,21 +87,23 @@ class Progress:
 _installed: Progress | None = None
 
 
-def create(path: Path) -> None:
-    """Makes the file; the wrapper does, before it starts the rank."""
-    path.write_bytes(_RECORD.pack(0, 0))
+def create() -> int:
+    """Returns a descriptor of new memory; the wrapper hands it on to the rank."""
+    record = os.memfd_create("tfdist-progress")
+    os.pwrite(record, _RECORD.pack(0, 0), 0)
+    return record
 
 
-def read(path: Path) -> tuple[int, bool]:
+def read(record: int) -> tuple[int, bool]:
     """Returns the number of steps, and whether another one is expected."""
-    steps, expected = _RECORD.unpack(path.read_bytes())
+    steps, expected = _RECORD.unpack(os.pread(record, _RECORD.size, 0))
     return steps, bool(expected)
 
 
-def install(path: Path) -> None:
+def install(record: int) -> None:
     """Makes this process report from now on."""
     global _installed
-    _installed = Progress(path)
+    _installed = Progress(record)
 
 
 def installed() -> Progress | None:

@@ -18,7 +18,8 @@ import tensorflow as tf
 from tfdist.errors import TfdistError, explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.collectives import all_true
-from tfdist.gradients.reduction import Gradients, Kind, PlainSum, Reduction, kinds_of
+from tfdist.gradients.method import Method
+from tfdist.gradients.reduction import Gradients, Kind, kinds_of
 
 _MARK = "_tfdist_gradient_path"
 _paths: weakref.WeakSet[GradientPath] = weakref.WeakSet()
@@ -92,8 +93,8 @@ def plain_afterwards(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         path = path_of(model.optimizer)
-        if path is not None and not isinstance(path.reduction, PlainSum):
-            path.reduction = PlainSum()
+        if path is not None and path.method.claims:
+            path.method = Method()
             model.train_function = None  # traced with the other one
 
 
@@ -103,9 +104,10 @@ class GradientPath:
     Attributes:
         number: Counts the paths of a process; equal on all ranks of one script.
         optimizer: The user's optimizer, the outermost one.
-        reduction: How gradients become the update's; a change has an effect on
-            what is traced afterwards.
+        method: How gradients become updates. Callbacks replace it, for one `fit`; a
+            change has an effect on what is traced afterwards.
         kinds: The gradients as they were when an update was last traced.
+        steps_per_update: Training steps for one update of the weights.
     """
 
     _numbers = itertools.count()
@@ -113,8 +115,9 @@ class GradientPath:
     def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
         self.number = next(self._numbers)
         self.optimizer = optimizer
-        self.reduction: Reduction = PlainSum()
+        self.method = Method()
         self.kinds: tuple[Kind, ...] | None = None
+        self.steps_per_update: int = base.gradient_accumulation_steps or 1
         self._model = weakref.ref(model) if model is not None else None
         self._reductions = 0
         self._variables: Sequence[Any] = ()  # of the update that is being traced
@@ -183,6 +186,7 @@ class GradientPath:
                     hint="Override update_step instead of apply in your optimizer.",
                 )
             )
+        self.method.after_step()
         return result
 
     def _note_variables(self, gradients: Gradients, variables: Sequence[Any]) -> Any:
@@ -194,7 +198,7 @@ class GradientPath:
         self._reductions += 1
         places = [self._base._get_variable_index(v) for v in self._variables]
         self.kinds = kinds_of(gradients, self._variables, places)
-        reduced = self.reduction(gradients, self.kinds)
+        reduced = self.method.reduction(gradients, self.kinds)
         self._go_on = reduced.finite
         return self._clip(reduced.gradients)
 

@@ -70,7 +70,7 @@ class ReplicaExchange:
 
     def gather(self, tensor: tf.Tensor) -> tf.Tensor:
         """Returns the replicas' vectors one after the other."""
-        return self._timed(tensor, lambda: self._context.all_gather(tensor, axis=0))
+        return self._timed(tensor, lambda: self._strategy.gather_equal(tensor))
 
     def all_to_all(self, tensor: tf.Tensor) -> tf.Tensor:
         """Sends row j to replica j and returns the rows received, by sender."""

@@ -7,44 +7,47 @@ from dataclasses import dataclass
 
 from tfdist.launch.errors import CommandError
 
-# A name or an address. A leading dash would be an option of ssh.
-_HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)(?::([0-9]+))?")
+# A name or an IPv4 address; also what keeps an option out of ssh's arguments.
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_HINT = "write them like -H host1:4,host2:4"
 
 
 @dataclass(frozen=True)
 class Host:
-    """One host and how many ranks it is to run."""
+    """A host and how many ranks it takes."""
 
     name: str
     slots: int = 1
 
 
-def parse_hosts(text: str, option: str = "-H") -> tuple[Host, ...]:
-    """Returns the hosts of `host:slots,...`; a host without slots has one.
+def parse_hosts(text: str) -> tuple[Host, ...]:
+    """Reads the value of `-H`.
+
+    Args:
+        text: Such as "a:4,b:4"; a host without a number has one slot.
 
     Raises:
-        CommandError: If a part cannot be read, or a host is there twice.
+        CommandError: The text is malformed, or names a host twice.
 
     Example:
-        >>> parse_hosts("a:4,b")
-        (Host(name='a', slots=4), Host(name='b', slots=1))
+        >>> parse_hosts("a:2,b")
+        (Host(name='a', slots=2), Host(name='b', slots=1))
     """
-    hosts = []
+    hosts: list[Host] = []
     for part in text.split(","):
-        match = _HOST.fullmatch(part.strip())
-        if match is None or match[2] == "0":
+        name, colon, slots = part.strip().partition(":")
+        if not _HOST.fullmatch(name):
+            raise CommandError(f"{part!r} in -H is no host.", hint=_HINT)
+        if colon and not _is_positive(slots):
             raise CommandError(
-                f"{option}: cannot read {part!r}; expected HOST or HOST:SLOTS.",
-                hint=f"{option} host1:2,host2:2",
+                f"{part!r} in -H has no positive number of slots.", hint=_HINT
             )
-        hosts.append(Host(match[1], int(match[2] or 1)))
-    names = [host.name for host in hosts]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        slots = sum(host.slots for host in hosts if host.name == twice)
-        raise CommandError(
-            f"{option}: {twice} is there twice.", hint=f"{option} {twice}:{slots},..."
-        )
+        if name in [host.name for host in hosts]:
+            raise CommandError(
+                f"The host {name!r} stands twice in -H.",
+                hint="add up its slots and name it once",
+            )
+        hosts.append(Host(name, int(slots) if colon else 1))
     return tuple(hosts)
 
 
@@ -54,9 +57,13 @@ def parse_ranks(text: str, option: str) -> int:
     Raises:
         CommandError: If it is not one.
     """
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+    if not _is_positive(text):
         raise CommandError(
             f"{option}: expected a whole number of at least 1, received {text!r}.",
             hint=f"{option} 2",
         )
     return int(text)
+
+
+def _is_positive(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) > 0

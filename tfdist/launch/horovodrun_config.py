@@ -13,8 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tfdist.errors import nearest
 from tfdist.launch.errors import CommandError
-from tfdist.launch.parser import nearest
 
 Settings = dict[str, Any]
 

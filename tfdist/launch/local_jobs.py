@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfdist.launch.horovod_proof import PROOF_ENVIRONMENT
+from tfdist.launch.ports import free_ports
 from tfdist.launch.processes import Program, child_environment, find_program
 
 # One core a rank. TensorFlow's collectives block one inter-op thread a replica.
@@ -63,18 +63,6 @@ def workers(words: Sequence[str], folder: Path, *, np: int) -> list[Program]:
         )
         for number in range(np)
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that nothing listened on a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _program(

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Returns the known word that was probably meant, or None.
-
-    Example:
-        >>> nearest("cycle_time", ["cycle_time_ms", "cache_capacity"])
-        'cycle_time_ms'
-    """
-    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)
+from tfdist.errors import nearest
 
 
 class Parser(argparse.ArgumentParser):

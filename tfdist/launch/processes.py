@@ -132,17 +132,26 @@ def _signals_wait() -> Iterator[None]:
         yield
         return
     received: list[int] = []
+    try:
+        with noted_signals(received, signal.SIGINT, signal.SIGTERM):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def noted_signals(received: list[int], *numbers: int) -> Iterator[None]:
+    """Appends the signals that arrive to a list, instead of being ended by them."""
     former = {
-        caught: signal.signal(caught, lambda number, _: received.append(number))
-        for caught in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in numbers
     }
     try:
         yield
     finally:
-        for caught, handler in former.items():
-            signal.signal(caught, handler)
-        for number in received:
-            signal.raise_signal(number)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfdist import cluster
 from tfdist.gradients import shares
+from tfdist.gradients.attach import path_of
 from tfdist.strategies import steps, synchronize
 
 _logger = logging.getLogger("tfdist")
@@ -24,8 +25,9 @@ def results_of_all_ranks(
     """Makes `model.get_metrics_result()` exact over all ranks, in one collective.
 
     Keras calls it at the end of an epoch, before validation and callbacks. There,
-    with `averaging`, the moving statistics of plain BatchNormalization become their
-    mean over all replicas, so that every rank validates, and the chief saves, that.
+    with `averaging`, replicas that have trained on their own settle, and the moving
+    statistics of plain BatchNormalization become their mean over all replicas, so
+    that every rank validates, and the chief saves, that.
     """
     own_results = type(model).get_metrics_result
 
@@ -36,6 +38,9 @@ def results_of_all_ranks(
         # A rank whose data ended sooner is found here, before it meets a collective.
         strategy.agree(f"the end of {strategy.phase_name()}")
         if averaging:
+            path = path_of(model.optimizer)
+            if path is not None:
+                path.method.settle()
             statistics = steps.replica_statistics(model)
             if statistics:
                 synchronize.average(strategy, statistics)

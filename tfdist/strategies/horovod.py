@@ -148,6 +148,9 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
     ) -> Any:
         return self._collectives.all_gather(_local(value), axis)
 
+    def _gather_equal(self, value: tf.Tensor) -> tf.Tensor:
+        return self._collectives.all_gather(value)
+
     def _replica_ctx_all_reduce(
         self, reduce_op: Any, value: Any, options: Any = None
     ) -> Any:

@@ -50,7 +50,7 @@ def average(strategy: Any, variables: Sequence[Any]) -> None:
         ):
             variable.assign(total / replicas())
 
-    _run_often(strategy, "average", variables, replica)
+    run_often(strategy, "average", variables, replica)
 
 
 def sums_of(
@@ -67,7 +67,7 @@ def sums_of(
         variables: What it reads.
         replica: Called in a replica context.
     """
-    totals = _run_often(
+    totals = run_often(
         strategy, kind, variables, lambda: sum_tensors(replica(), lanes.STATE)
     )
     return [_first(strategy, total) for total in totals]
@@ -91,7 +91,7 @@ def gather_integers(strategy: Any, value: int, rank: int, size: int) -> list[int
     def replica(numbers: tf.Tensor) -> list[tf.Tensor]:
         return sum_tensors([numbers], lanes.STATE)
 
-    (total,) = _run_often(strategy, "integers", [], replica, tf.constant(own))
+    (total,) = run_often(strategy, "integers", [], replica, tf.constant(own))
     return [int(v) // per_process for v in _first(strategy, total).numpy()]
 
 
@@ -110,14 +110,22 @@ def _run(strategy: Any, replica: Callable[..., Any]) -> Any:
         return _program(strategy, replica)()
 
 
-def _run_often(
+def run_often(
     strategy: Any,
     kind: str,
     variables: Sequence[Any],
     replica: Callable[..., Any],
     *arguments: Any,
 ) -> Any:
-    """Runs a replica function that was traced at its first use for these variables."""
+    """Runs a replica function that was traced at its first use for these variables.
+
+    Args:
+        strategy: The strategy under which the variables were created.
+        kind: Names the function.
+        variables: What it reads.
+        replica: Called in a replica context.
+        *arguments: For the function.
+    """
     programs = _programs.setdefault(strategy, {})
     # A program keeps its variables alive, so their numbers are not given away.
     key = (kind, tuple(id(variable) for variable in variables))

@@ -85,6 +85,14 @@ def count_at_run_time(
 class LocalReplicas:
     """What tfdist changes in the `extended` object of TensorFlow's strategies."""
 
+    def _gather_equal(self, value: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        if self._use_merge_call():
+            return context.all_gather(value, axis=0)
+        operations = self._get_cross_device_ops(value)  # type: ignore[attr-defined]
+        launcher = operations._launchers[context._replica_id]
+        return launcher._all_gather(value, None)
+
     def _use_merge_call(self) -> bool:
         # Eagerly, the replicas run one after the other and would block in their
         # first collective; there, conditions are Python's and merging is safe.

@@ -143,10 +143,10 @@ class KerasTraining(_Strategy):
         replica_fn = tf.autograph.experimental.do_not_convert(
             steps.replica_function(fn, model, role, equal)
         )
-        self._send_state(model)
+        self.start_from_first(model)
         with self.scope(), steps.instrumented(model if role else None):
             result = super().run(replica_fn, args=args, kwargs=kwargs, options=options)
-        self._send_state(model)
+        self.start_from_first(model)
         return result
 
     @_called_as_it_is
@@ -172,6 +172,13 @@ class KerasTraining(_Strategy):
         local = self.experimental_local_results(value)
         value = self._regroup([tf.cast(part, wide) for part in local])
         return tf.cast(super().gather(value, axis), dtype)
+
+    def gather_equal(self, value: tf.Tensor) -> tf.Tensor:
+        """Joins tensors of one shape along their first axis, in a replica context.
+
+        Unlike the replica context's `all_gather` it may stand inside a condition.
+        """
+        return self.extended._gather_equal(value)
 
     def _regroup(self, parts: list[Any]) -> Any:
         if len(parts) == 1:
@@ -199,7 +206,7 @@ class KerasTraining(_Strategy):
                     )
                 )
 
-    def _send_state(self, model: Any) -> None:
+    def start_from_first(self, model: Any) -> None:
         """Starts a model, or a loop's attached optimizers, from rank 0's weights."""
         if cluster.size() == 1:
             return

@@ -15,4 +15,5 @@ ORDER = (
     "callbacks",
     "files",
     "custom_loops",
+    "compression",
 )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import socket
 import sys
 import tempfile
 import time
@@ -16,6 +13,7 @@ from tfdist.launch.arguments import Host
 from tfdist.launch.doctor import facts as facts_module
 from tfdist.launch.doctor.facts import FLAG, MARK, Facts
 from tfdist.launch.doctor.reading import from_json
+from tfdist.launch.here import own_names
 from tfdist.launch.processes import (
     TIMED_OUT,
     Program,
@@ -23,17 +21,10 @@ from tfdist.launch.processes import (
     find_program,
     run_together,
 )
+from tfdist.launch.ssh import NOTICE_SILENCE, SSH_FAILED, python_line, ssh_command
 
-CONNECT_SECONDS = 10
 ANSWER_SECONDS = 120.0  # imports may take IMPORT_SECONDS, and programs theirs
-SSH_FAILED = 255  # the exit code of ssh itself
 NO_COMMAND = 127  # the exit code of a shell that does not find a program
-SSH_OPTIONS = (
-    *("-o", "BatchMode=yes"),
-    *("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
-    *("-o", "ServerAliveInterval=5"),
-    *("-o", "ServerAliveCountMax=3"),
-)
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,8 @@ def ask(hosts: Sequence[Host], here: Facts) -> tuple[Answer, ...]:
         hosts: The hosts of -H.
         here: The facts about this host, which is not asked again.
     """
-    remote = [host for host in hosts if not is_here(host.name)]
+    own = own_names()
+    remote = [host for host in hosts if host.name not in own]
     if remote and find_program("ssh") is None:
         answers = {host: Answer(host, error="this host has no ssh") for host in remote}
     else:
@@ -66,20 +58,11 @@ def ask(hosts: Sequence[Host], here: Facts) -> tuple[Answer, ...]:
     )
 
 
-def is_here(name: str) -> bool:
-    """Returns whether a host's name means this host, which needs no ssh."""
-    return name in ("localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn())
-
-
 def _ask_remote(hosts: Sequence[Host]) -> list[Answer]:
-    # As horovodrun does: a checkout on PYTHONPATH is to be found there, too.
-    path = os.environ.get("PYTHONPATH")
-    variables = f"PYTHONPATH={shlex.quote(path)} " if path else ""
-    remote_command = f"{variables}{shlex.quote(sys.executable)} - {FLAG}"
     with tempfile.TemporaryDirectory(prefix="tfdist-doctor-") as folder:
         programs = [
             Program(
-                ["ssh", *SSH_OPTIONS, host.name, remote_command],
+                ssh_command(host.name, python_line("-", FLAG), *NOTICE_SILENCE),
                 Path(folder, f"{number}.log"),
                 child_environment(),
                 stdin=Path(facts_module.__file__),

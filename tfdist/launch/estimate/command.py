@@ -13,6 +13,7 @@ from tfdist.launch.estimate import measure, plot
 from tfdist.launch.estimate.compressions import (
     BYTES,
     DEFAULT,
+    INT8_BLOCK,
     MATRIX_SIDE,
     NONE,
     WAYS,
@@ -45,11 +46,12 @@ and the better one counts. Efficiency is step / (step + communication), with the
 batch on each rank: tfdist sends all gradients in one buffer when the last is there,
 so nothing overlaps. What adding up and compressing cost the processor is left out.
 
-Bytes of D parameters: bf16, fp16: 2 D. powersgd:R: 8 R D / {MATRIX_SIDE} in two
-all-reduces, as if all weights were square matrices of that side (Vogels et al.,
-PowerSGD, 2019). randomk:K: 4 K D, with one seed on all ranks. topk:K: 8 K D from each
-rank to all others, since the positions differ: (N-1)(alpha + n beta). int8: D, in an
-all-to-all and an all-gather. sign: D / 8 from each rank to all others.
+Bytes of D parameters: fp16: 2 D. bf16: 2 D, in an all-to-all and an all-gather, as
+Horovod cannot add it; int8: D (1 + 4/{INT8_BLOCK}), in the same two. randomk:K: 4 K D,
+with one seed on all ranks. powersgd:R: 8 R D / {MATRIX_SIDE} in two all-reduces, as if
+all weights were square matrices of that side (Vogels et al., PowerSGD, 2019). topk:K:
+8 K D from each rank to all others, since the positions differ: (N-1)(alpha + n beta).
+sign: D / 8 from each rank to all others.
 """
 EPILOG = """\
 example: tfdist estimate --params 25M --np 2,8,64,1024 --bandwidth 1Gbit,10Gbit

@@ -32,15 +32,16 @@ def main(arguments: Sequence[str]) -> None:
     """Prepares the process and runs the script; its end is the process's.
 
     Args:
-        arguments: The wrapper's process id, the descriptors for events and for
-            stacks, the progress file, then the script and its words.
+        arguments: The wrapper's process id, the descriptors for events, for stacks
+            and of the progress, then the script and its words.
     """
     parent, events, stacks, record, *script = arguments
     _die_with(int(parent))
     for descriptor in (int(events), int(stacks)):
         os.set_inheritable(descriptor, False)  # the script's children keep none open
     faulthandler.register(STACKS_SIGNAL, file=int(stacks), all_threads=True)
-    progress.install(Path(record))
+    progress.install(int(record))
+    os.close(int(record))  # it is mapped
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Through a pipe, what a killed rank has printed last would be lost.

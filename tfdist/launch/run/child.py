@@ -29,7 +29,7 @@ class Child:
     Args:
         script: The script or "-m" and a module, and its words.
         environment: The complete environment.
-        record: The progress file.
+        record: The descriptor of its progress.
         separate: Keep stdout and stderr apart; else their order is exact.
         terminals: Whether stdout and stderr shall be terminals.
         window: The terminal's columns and lines.
@@ -39,7 +39,7 @@ class Child:
         self,
         script: Sequence[str],
         environment: Mapping[str, str],
-        record: Path,
+        record: int,
         *,
         separate: bool = False,
         terminals: tuple[bool, bool] = (False, False),
@@ -61,7 +61,7 @@ class Child:
             stdout=out,
             stderr=err,
             env=environment,
-            pass_fds=(events, stacks),
+            pass_fds=(events, stacks, record),
             start_new_session=True,
         )
         for descriptor in {events, stacks, out, err}:

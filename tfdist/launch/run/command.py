@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfdist.coordination.launch import read_launch
+from tfdist.launch.arguments import parse_hosts, parse_ranks
 from tfdist.launch.errors import CommandError
 from tfdist.launch.horovodrun_config import read_settings
+from tfdist.launch.ports import free_ports
 from tfdist.launch.run import machine as machines
 from tfdist.launch.run import probe, remote
 from tfdist.launch.run.describe import describe
-from tfdist.launch.run.hosts import parse_hosts
+from tfdist.launch.run.hosts import check_hosts
 from tfdist.launch.run.plan import CONTROLLERS, STRATEGIES, Plan, Request, make_plan
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def add_parser(verbs: Verbs) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-np", type=_positive, metavar="N", help="replicas in all")
+    parser.add_argument("-np", metavar="N", help="replicas in all")
     parser.add_argument(
         "-H", dest="hosts", metavar="host:slots,...", help="where; default: here"
     )
@@ -90,10 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
     script = _script(arguments)
     if arguments.log_dir is not None:
         _check_log_dir(arguments.log_dir)
+    hosts = () if arguments.hosts is None else parse_hosts(arguments.hosts)
+    check_hosts(hosts)
     request = Request(
         script=script,
-        processes=arguments.np,
-        hosts=parse_hosts(arguments.hosts) if arguments.hosts is not None else (),
+        processes=None if arguments.np is None else parse_ranks(arguments.np, "-np"),
+        hosts=hosts,
         strategy=arguments.strategy,
         controller=arguments.controller,
         config=arguments.config,
@@ -170,7 +174,7 @@ def _own_ports(
         return {}
     here = [host.name for host in plan.hosts if host.name not in others]
     try:
-        return {host: machines.free_ports(plan.ranks_of(host), first) for host in here}
+        return {host: free_ports(plan.ranks_of(host), first) for host in here}
     except OSError as error:
         raise _no_port(str(error), first) from None
 
@@ -205,17 +209,10 @@ def _no_port(problem: str, first: int | None) -> CommandError:
     return CommandError(f"{problem[:1].upper()}{problem[1:]}.", hint=hint)
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
-
-
 def _port(text: str) -> int:
-    number = _positive(text)
-    if number > 65535:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is no port")
-    return number
+    return int(text)
 
 
 def _seconds(text: str) -> float:

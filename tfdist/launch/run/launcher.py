@@ -11,14 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.server import Server
 from tfdist.launch.errors import FAILED, CommandError
-from tfdist.launch.processes import child_environment, end, tail
+from tfdist.launch.processes import child_environment, end, noted_signals, tail
 from tfdist.launch.run import remote
 from tfdist.launch.run.job import STALLED, Job
 from tfdist.launch.run.logs import LAUNCHER_LOG, Logs
@@ -71,7 +71,7 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
         bind = None if others else "127.0.0.1"
         server = Server(plan.size, token, bind, job)
         stack.callback(server.stop, 1.0)
-        stack.enter_context(_signals(received))
+        stack.enter_context(noted_signals(received, *_SIGNALS))
         ticket = _ticket(plan, options, server.port, token, candidates(bind))
         path = _ticket_path()
         store(ticket.encoded(), path)
@@ -233,17 +233,3 @@ def _ask_others(others: Sequence[str], question: Mapping[str, str]) -> None:
 def _end_all(engines: Sequence[subprocess.Popen[bytes]]) -> None:
     for engine in engines:
         end(engine)
-
-
-@contextmanager
-def _signals(received: list[int]) -> Iterator[None]:
-    """Notes the signals that end this command, instead of ending it at once."""
-    former = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in _SIGNALS
-    }
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import random
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
+from tfdist.launch.here import horovod_library, own_names
 from tfdist.launch.processes import find_program
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
-_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST_PORT = 10000
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ def look(environ: Mapping[str, str]) -> Machine:
         mpirun=find_program("mpirun") is not None,
         mpi_prefix=_mpi_prefix(),
         ssh=find_program("ssh") is not None,
-        own_names=frozenset(_own_names()),
+        own_names=own_names(),
     )
 
 
@@ -61,65 +55,6 @@ def count_gpus(environ: Mapping[str, str], drivers: Path = _NVIDIA) -> int:
     if "-1" in chosen:  # CUDA ignores what follows an invalid number
         chosen = chosen[: chosen.index("-1")]
     return min(present, len(chosen))
-
-
-def free_ports(count: int, first: int | None = None) -> list[int]:
-    """Returns ports of this machine that nothing uses and no connection will take.
-
-    If the first is not given, they lie below the range from which the kernel takes
-    the ports of outgoing connections, so that between now and the worker's own
-    `bind` only another server can take one; and they are drawn at random, so that
-    two launches rarely meet.
-
-    Args:
-        count: How many.
-        first: Take this port and those that follow it.
-
-    Raises:
-        OSError: One of these is in use, or there are too few.
-    """
-    if first is not None:
-        asked = list(range(first, first + count))
-        taken = [port for port in asked if not port_is_free(port)]
-        if taken:
-            raise OSError(f"port {taken[0]} is in use on {socket.gethostname()}")
-        return asked
-    candidates = range(_LOWEST_PORT, _first_ephemeral_port())
-    draws = iter(random.SystemRandom().sample(candidates, len(candidates)))
-    found: list[int] = []
-    for port in draws:
-        if len(found) == count:
-            break
-        if port_is_free(port):
-            found.append(port)
-    if len(found) < count:
-        raise OSError(f"{socket.gethostname()} has no {count} free ports")
-    return found
-
-
-def port_is_free(port: int) -> bool:
-    """Returns whether a server could listen at a port, on all addresses."""
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
-def _first_ephemeral_port() -> int:
-    try:
-        first = int(_EPHEMERAL.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        first = 0
-    return first if first > _LOWEST_PORT + 1000 else 32768
-
-
-def _own_names() -> Iterator[str]:
-    yield from ("localhost", socket.gethostname(), socket.getfqdn())
-    for addresses in psutil.net_if_addrs().values():
-        for address in addresses:
-            yield address.address.partition("%")[0]
 
 
 def _tensorflow_distribution() -> str | None:
@@ -143,7 +78,4 @@ def _mpi_prefix() -> str | None:
 
 
 def _horovod_is_built() -> bool:
-    spec = importlib.util.find_spec("horovod")
-    if spec is None or spec.origin is None or find_program("horovodrun") is None:
-        return False
-    return any((Path(spec.origin).parent / "tensorflow").glob("mpi_lib*.so"))
+    return find_program("horovodrun") is not None and horovod_library() is not None

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tfdist.coordination.limits import Limits
+from tfdist.launch.arguments import Host
 from tfdist.launch.errors import CommandError
-from tfdist.launch.run.hosts import LOCALHOST, Host, assign
+from tfdist.launch.run.hosts import LOCALHOST, assign
 from tfdist.launch.run.machine import Machine
 
 STRATEGIES = ("auto", "mirrored", "multiworker", "horovod")

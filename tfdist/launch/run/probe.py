@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tfdist.launch.run.machine import free_ports
+from tfdist.launch.ports import free_ports
 from tfdist.launch.run.ticket import remove, store
 
 MARK = "tfdist-probe: "  # what a login shell prints before it is passed over

@@ -17,7 +17,6 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,11 +43,11 @@ class Wrapper:
     Args:
         channel: The connection to the launcher.
         child: The rank.
-        record: Its progress file.
+        record: The descriptor of its progress.
         grace: Seconds between SIGTERM and SIGKILL.
     """
 
-    def __init__(self, channel: Channel, child: Child, record: Path, grace: float):
+    def __init__(self, channel: Channel, child: Child, record: int, grace: float):
         self._channel = channel
         self._child = child
         self._record = record
@@ -198,18 +197,16 @@ def main(arguments: Sequence[str]) -> int:
         server="tfdist run",
     )
     enable_keepalive(connection)
-    with tempfile.TemporaryDirectory(prefix="tfdist-rank-") as folder:
-        record = Path(folder) / "progress"
-        progress.create(record)
-        child = Child(
-            ticket.script,
-            _environment(ticket, rank),
-            record,
-            separate=rank == 0,
-            terminals=ticket.terminals if rank == 0 else (False, False),
-            window=ticket.window,
-        )
-        Wrapper(Channel(connection), child, record, ticket.grace).serve()
+    record = progress.create()
+    child = Child(
+        ticket.script,
+        _environment(ticket, rank),
+        record,
+        separate=rank == 0,
+        terminals=ticket.terminals if rank == 0 else (False, False),
+        window=ticket.window,
+    )
+    Wrapper(Channel(connection), child, record, ticket.grace).serve()
     if path:  # on another host nobody else does; all ranks have read it
         remove(Path(path))
     connection.close()

@@ -14,14 +14,9 @@ from typing import Any
 from tfdist.launch.errors import CommandError
 from tfdist.launch.processes import child_environment
 from tfdist.launch.run import probe
+from tfdist.launch.ssh import SSH_FAILED, python_line, ssh_command
 
 PROBE_SECONDS = 60.0
-CONNECT_SECONDS = 10
-
-# BatchMode: a question for a password, or for an unknown host's key, would wait for
-# ever where nobody sees it.
-_SSH = ("ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}")
-_SSH_FAILED = 255
 
 # Variables of a login, which mean nothing on another host; horovodrun leaves out
 # CUDA_VISIBLE_DEVICES, too.
@@ -31,10 +26,8 @@ _OF_THIS_HOST_PREFIXES = ("BASH_FUNC_", "CUDA_VISIBLE_DEVICES", "DBUS_", "SSH_",
 
 def remote_command(host: str, *words: str) -> list[str]:
     """Returns the ssh command that runs this interpreter there, in this folder."""
-    path = os.environ.get("PYTHONPATH")
-    prefix = ["env", f"PYTHONPATH={path}"] if path else []
-    line = shlex.join([*prefix, sys.executable, *words])
-    return [*_SSH, "--", host, f"cd {shlex.quote(os.getcwd())} && exec {line}"]
+    folder = shlex.quote(os.getcwd())
+    return ssh_command(host, f"cd {folder} && exec {python_line(*words)}")
 
 
 def exported(environ: Mapping[str, str]) -> dict[str, str]:
@@ -140,7 +133,7 @@ def _ask(host: str, question: Mapping[str, Any]) -> dict[str, Any]:
             answer: dict[str, Any] = json.loads(line.removeprefix(probe.MARK))
             return answer
     said = next(reversed(done.stderr.strip().splitlines()), "it said nothing").strip()
-    if done.returncode == _SSH_FAILED:
+    if done.returncode == SSH_FAILED:
         raise CommandError(
             f"{host} cannot be reached by ssh: {said}.",
             hint=f"`ssh {host} true` has to work without any question",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tfdist.launch import local_jobs
+from tfdist.launch.here import horovod_library
 from tfdist.launch.processes import Program, child_environment, find_program
 from tfdist.launch.selftest.registry import SINGLE
 
@@ -55,13 +55,13 @@ def find_ways(np: int) -> tuple[Way, ...]:
 
 
 def _missing_horovod() -> str:
-    if _library() is None:
+    if horovod_library() is None:
         return "Horovod is not installed"
     return "" if find_program("horovodrun") else "horovodrun was not found"
 
 
 def _missing_mpi() -> str:
-    library = _library()
+    library = horovod_library()
     # Asking Horovod itself would import TensorFlow, for seconds.
     if library is None or b"libmpi" not in library.read_bytes():
         return "Horovod is not built with MPI"
@@ -79,11 +79,3 @@ def _missing_mpi() -> str:
     except subprocess.TimeoutExpired:
         return "mpirun --version does not answer"
     return "horovodrun needs Open MPI 4, not 5" if "(Open MPI) 5" in version else ""
-
-
-def _library() -> Path | None:
-    """Returns Horovod's native library for TensorFlow."""
-    spec = importlib.util.find_spec("horovod")
-    if spec is None or spec.origin is None:
-        return None
-    return next((Path(spec.origin).parent / "tensorflow").glob("mpi_lib*.so"), None)

@@ -1,0 +1,148 @@
+"""Less communication: replicas that agree only every so many steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import keras
+
+from tfdist.errors import explain
+from tfdist.gradients import keras_names
+from tfdist.gradients.attach import GradientPath, attach, path_of
+from tfdist.gradients.local_steps import OuterSteps, OwnGradients
+from tfdist.gradients.method import Method
+from tfdist.strategies import synchronize
+from tfdist.strategies.steps import replica_statistics
+
+from .arguments import checked_integer, require_own_strategy
+
+
+class LocalSGD(keras.callbacks.Callback):
+    """Lets each replica train on its own, and averages the weights periodically.
+
+    Use it on links so slow that even compressed gradients in every step cost too
+    much. Between two averages each replica applies the gradient of its own part of
+    the batch; every `sync_every` updates, and at the end of each epoch (so that
+    validation and checkpoints see one model), the weights of all replicas become
+
+        w = mean over the replicas of w_i
+
+    or, with an outer optimizer, o - mean(w_i) is its gradient at the last common
+    weights o (with Nesterov momentum: DiLoCo). Moving statistics are averaged too;
+    the optimizer's own state stays with each replica. With `sync_every=1` and plain
+    SGD the result is that of one process; otherwise this is another algorithm, whose
+    accuracy has to be compared.
+
+    `GradientCompression`, placed after it, compresses what is exchanged: the
+    differences of the weights. Metrics are still summed in every step. With one
+    replica it does nothing.
+
+    Args:
+        sync_every: Updates of the weights between two averages.
+        outer_optimizer: A Keras optimizer, such as
+            `keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)`; a copy of it is
+            used. None: the mean.
+
+    Raises:
+        ValueError: A wrong argument, two LocalSGD in one fit, one that comes after
+            GradientCompression, or an optimizer with `use_ema`.
+        TfdistError: The ranks were given different arguments.
+
+    References:
+        Stich, Local SGD converges fast and communicates little, ICLR 2019.
+        Douillard et al., DiLoCo: distributed low-communication training of language
+        models, arXiv:2311.08105, 2023.
+
+    Example:
+        >>> nesterov = keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)
+        >>> model.fit(dataset, callbacks=[tfdist.callbacks.LocalSGD(50, nesterov)])
+    """
+
+    def __init__(
+        self,
+        sync_every: int,
+        outer_optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.sync_every = checked_integer("sync_every", sync_every, least=1)
+        if outer_optimizer is None:
+            outer_optimizer = keras.optimizers.SGD(1.0)
+        if not isinstance(outer_optimizer, keras.optimizers.Optimizer):
+            raise ValueError(
+                explain(
+                    "outer_optimizer applies the replicas' mean difference",
+                    received=repr(outer_optimizer),
+                    expected="a Keras optimizer, or None for the mean of the weights",
+                    hint="outer_optimizer=keras.optimizers.SGD(0.7, momentum=0.9, "
+                    "nesterov=True)",
+                )
+            )
+        self.outer_optimizer = outer_optimizer
+        self._outer: OuterSteps | None = None
+        self._trained: keras.Model | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Makes the replicas' steps their own, from common weights on."""
+        strategy = self.model.distribute_strategy
+        if strategy.num_replicas_in_sync == 1:
+            return
+        require_own_strategy("LocalSGD", strategy)
+        strategy.agree("local steps", {k: str(v) for k, v in self.get_config().items()})
+        with strategy.scope():
+            attach(self.model.optimizer, self.model)
+        path = cast(GradientPath, path_of(self.model.optimizer))
+        method = path.method.claimed("LocalSGD", before=("GradientCompression",))
+        self._refuse_moving_average()
+        strategy.start_from_first(self.model)
+        if self._outer is None or self._trained is not self.model:
+            self._outer = self._outer_steps(path)
+            self._trained = self.model
+        outer = self._outer
+        outer.path.method = Method()
+        path.method = dataclasses.replace(
+            method,
+            reduction=OwnGradients(),
+            after_step=outer.after_step,
+            settle=lambda: synchronize.run_often(
+                strategy, "settle", outer.variables, outer.settle
+            ),
+            outer=outer.path,
+        )
+        self.model.make_train_function(force=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments as plain data."""
+        return {
+            "sync_every": self.sync_every,
+            "outer_optimizer": keras.optimizers.serialize(self.outer_optimizer),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LocalSGD:
+        """Undoes `get_config`."""
+        outer = keras.optimizers.deserialize(dict(config["outer_optimizer"]))
+        return cls(config["sync_every"], outer)
+
+    def _outer_steps(self, path: GradientPath) -> OuterSteps:
+        kind = type(self.outer_optimizer)
+        with self.model.distribute_strategy.scope():
+            outer = kind.from_config(self.outer_optimizer.get_config())
+            return OuterSteps(
+                path,
+                self.model.trainable_variables,
+                replica_statistics(self.model),
+                outer,
+                self.sync_every,
+            )
+
+    def _refuse_moving_average(self) -> None:
+        if keras_names.innermost(self.model.optimizer).use_ema:
+            raise ValueError(
+                explain(
+                    "With LocalSGD every replica would average its own weights",
+                    received="an optimizer with use_ema=True",
+                    expected="use_ema=False",
+                    hint="Leave use_ema out; averaging over replicas smooths, too.",
+                )
+            )

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.network import formulas
-from benchmarks.network.links import UNLIMITED
+from benchmarks.network.links import UNLIMITED, Rate
 from benchmarks.network.methods import METHODS
 from benchmarks.network.results import Results
 
-PANEL = (5.2, 5.0)  # inches
-# One family a colour map: tfdist in full lines, peers dashed.
+PANEL, LEGEND = (5.2, 5.0), 3.0  # inches
+BEYOND = 5.0  # how far right of the fastest limit stands no limit
+# One for each method, in the order of the registry; peers are dashed, too.
 MARKERS = "osD^v<>PXph*d8H"
+COLOURS = (
+    *(f"C{number}" for number in range(8)),
+    *("gold", "olive", "goldenrod", "teal", "navy", "royalblue", "deepskyblue"),
+)
 
 
 def draw(results: Results, file: Path) -> None:
@@ -21,7 +26,7 @@ def draw(results: Results, file: Path) -> None:
 
     names = results.models()
     figure = Figure(
-        figsize=(PANEL[0] * len(names) + 2.6, PANEL[1]), layout="constrained"
+        figsize=(PANEL[0] * len(names) + LEGEND, PANEL[1]), layout="constrained"
     )
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, model in zip(panels, names, strict=True):
@@ -43,49 +48,62 @@ def draw(results: Results, file: Path) -> None:
 
 
 def _panel(panel: Any, results: Results, model: str) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    rates = results.rates()
-    places = {rate: results.bandwidth(rate) for rate in rates}
+    places = _places(results)
     for number, (name, method) in enumerate(METHODS.items()):
-        rows = [results.find(model, name, rate) for rate in rates]
+        rows = [results.find(model, name, rate) for rate in places]
         found = [row for row in rows if row is not None]
-        if not found:
-            continue
         dense = name == "tfdist"
-        panel.plot(
-            [places[row.rate] for row in found],
-            [1e3 * row.step for row in found],
-            color="black" if dense else f"C{number % 10}",
-            linestyle="--" if method.peer else "-",
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=5,
-            linewidth=2.4 if dense else 1.5,
-            label=method.what,
-        )
-    shapes = results.shapes.get(model)
-    if shapes:
-        sent = formulas.dense_bytes(shapes, results.hosts)
-        panel.plot(
-            list(places.values()),
-            [1e3 * formulas.wire_seconds(sent, place) for place in places.values()],
-            color="0.6",
-            linestyle=":",
-            label="the wire's limit for float32",
-        )
+        if found:
+            panel.plot(
+                [places[row.rate] for row in found],
+                [1e3 * row.step for row in found],
+                color="black" if dense else COLOURS[number],
+                linestyle="--" if method.peer else "-",
+                marker=MARKERS[number],
+                markersize=5,
+                linewidth=2.4 if dense else 1.5,
+                label=method.what,
+            )
+    sent = formulas.dense_bytes(results.shapes[model], results.hosts)
+    panel.plot(
+        list(places.values()),
+        [1e3 * formulas.wire_seconds(sent, results.bandwidth(rate)) for rate in places],
+        color="0.6",
+        linestyle=":",
+        label="the wire alone, float32",
+    )
     one = results.one_process(model)
     if one is not None:
         panel.axhline(1e3 * one, color="0.6", linestyle="-.", label="one process")
     panel.set_title(model, fontsize=10)
+    _dress(panel, results, places)
+    # Where the wire takes next to nothing is of no interest.
+    panel.set_ylim(
+        bottom=600 * min(row.step for row in results.rows if row.model == model)
+    )
+
+
+def _places(results: Results) -> dict[str, float]:
+    """Returns where each rate stands: without a limit stands right of all limits."""
+    rates = results.rates()
+    limits = [bits for rate in rates if (bits := Rate(rate).bits) is not None]
+    beyond = BEYOND * max(limits, default=1e9)
+    return {rate: Rate(rate).bits or beyond for rate in rates}
+
+
+def _dress(panel: Any, results: Results, places: dict[str, float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xlabel("bandwidth of a link, each way")
-    ticks = [(place, rate) for rate, place in places.items()]
-    panel.xaxis.set_major_locator(FixedLocator([place for place, _ in ticks]))
-    panel.set_xticklabels([_tick(rate, results) for _, rate in ticks], fontsize=8)
+    panel.xaxis.set_major_locator(FixedLocator(list(places.values())))
+    panel.set_xticklabels([_tick(rate, results) for rate in places], fontsize=8)
     panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=20))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.grid(color="0.9", which="both")
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.grid(color="0.9")
     panel.set_axisbelow(True)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
@@ -94,4 +112,4 @@ def _panel(panel: Any, results: Results, model: str) -> None:
 def _tick(rate: str, results: Results) -> str:
     if rate != UNLIMITED:
         return f"{rate}/s"
-    return f"{rate}\n({results.raw[rate] / 1e9:.1f} Gbit/s)"
+    return f"{rate}\n(TCP: {results.raw[rate] / 1e9:.1f} Gbit/s)"

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 from benchmarks.network import formulas, models, targets, verdicts
-from benchmarks.network.links import UNLIMITED
 from benchmarks.network.methods import METHODS
 from benchmarks.network.results import Results, Row
 
@@ -77,7 +76,7 @@ def _about(results: Results, model: str) -> str:
     ]
     for what, seconds in (
         ("one process", results.one_process(model)),
-        ("every host for itself, all at once,", results.both_at_once(model)),
+        ("every host for itself at once", results.both_at_once(model)),
     ):
         if seconds is not None:
             texts.append(f"{_ms(seconds)} for a step of {what}")
@@ -138,10 +137,6 @@ def _target_part(results: Results) -> list[str]:
         if target.met is False and target.row is not None:
             where = verdicts.stages(results, target.row)
             misses.append(f"- {target.what}: {where}")
-    against = targets.advises_against(results)
-    if against is not None:
-        said = "met" if against else "**not met**"
-        rows.append((f'"do not compress" on the link {UNLIMITED}', "", "", said))
     if all(row[-1] == "not measured" for row in rows):
         return []
     parts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Results:
 
     def rates(self) -> list[str]:
         """Returns the names of the rates, slowest first."""
-        return sorted(self.raw, key=self.bandwidth)
+        return sorted(self.raw, key=lambda rate: Rate(rate).bits or math.inf)
 
     def models(self) -> list[str]:
         """Returns the measured models, in order."""

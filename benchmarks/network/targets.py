@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.network import formulas, verdicts
-from benchmarks.network.links import UNLIMITED
 from benchmarks.network.results import Results, Row
 
 MODEL, RATE, SLOW = "mlp", "1Gbit", "100Mbit"
@@ -82,14 +81,6 @@ def targets(results: Results) -> list[Target]:
             Target(f"{each.method}: no slower than dense at {SLOW}", each, slow.step)
         )
     return found
-
-
-def advises_against(results: Results) -> bool | None:
-    """Returns whether "do not compress" is the verdict without a limit, where asked."""
-    if UNLIMITED not in results.raw:
-        return None
-    text = verdicts.verdict(results, MODEL, UNLIMITED)
-    return None if text == "not measured" else "do not compress" in text
 
 
 def _overlapped(results: Results) -> float | None:

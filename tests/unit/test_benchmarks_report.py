@@ -49,7 +49,6 @@ def outcome(found: Results) -> dict[str, bool | None]:
 
 def test_targets_that_are_met():
     assert set(outcome(measured()).values()) == {True}
-    assert targets.advises_against(measured()) is True
 
 
 @pytest.mark.parametrize(

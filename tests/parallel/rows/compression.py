@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tests.parallel.registry import Results, row
+from tests.parallel.registry import Needs, Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import (
     batches,
@@ -22,7 +22,7 @@ from tests.parallel.training import (
     train,
 )
 
-compression_row = partial(row, strategy_only=True)
+compression_row = partial(row, needs=Needs.TFDIST)
 # Everything is sent, sorted and put together again: the sum stays what it was.
 WHOLE: dict[str, Any] = {"compressor": "topk", "ratio": 1.0}
 

@@ -173,14 +173,18 @@ def sent_and_left(setting: Setting, name: str) -> Results:
         )
         before = model.get_weights()[0]
         data = batches(inputs, targets)
-        model.fit(data, epochs=2, verbose=0, callbacks=[callback])
+        steps: list[Any] = []
+        record = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: steps.append(model.get_weights()[0])
+        )
+        model.fit(data, epochs=2, verbose=0, callbacks=[callback, record])
     sent = before - model.get_weights()[0]
     left = total_residual(setting, callback)
     wanted = 2 * inputs.T @ targets / (GLOBAL_BATCH * 6)
     np.testing.assert_allclose(sent + left, wanted, atol=1e-4)
     if setting.replicas > 1:
         assert np.abs(left).max() > 1e-5, "nothing is left: nothing was compressed"
-    return outcome(setting, model)
+    return outcome(setting, model) | {"weights/of every step": np.stack(steps)}
 
 
 for _name in LOSSY:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import keras
@@ -101,6 +102,7 @@ class GradientCompression(keras.callbacks.Callback):
         self._path: GradientPath | None = None
         self._sum: CompressedSum | None = None
         self._restored: list[dict[str, Any]] | None = None
+        self._trained: keras.Model | None = None
         self._start = 0
         self._steps = 0  # made in all epochs before this one
         self._figures = Figures()
@@ -112,13 +114,14 @@ class GradientCompression(keras.callbacks.Callback):
             self._path = None
             return
         self._path = self._own_path(strategy)
+        if self._trained not in (None, self.model):
+            self._sum, self._steps = None, 0  # it remembers another model's
+        self._trained = self.model
         strategy.agree("gradient compression", self._details())
-        self._warn_of_adaptive_optimizer()
-        self._start = start_of(
-            self.start_step,
-            warmup_steps_of(self._path.optimizer),
-            self.params,
-        )
+        with _told_by_chief():
+            self._warn_of_adaptive_optimizer()
+        warm_up = warmup_steps_of(self._path.optimizer)
+        self._start = start_of(self.start_step, warm_up, self.params)
         if self._sum is not None or self._restored is not None:
             self._switch(self._path)
 
@@ -185,9 +188,7 @@ class GradientCompression(keras.callbacks.Callback):
         """
         if self._sum is None:
             return {"steps": self._steps, "kinds": None, "arrays": {}}
-        kinds = [
-            [k.path, list(k.shape), k.dtype.name, k.sparse] for k in self._sum.kinds
-        ]
+        kinds = [kind.as_plain_data() for kind in self._sum.kinds]
         return {"steps": self._steps, "kinds": kinds, "arrays": self._sum.state()}
 
     def set_state(self, states: Sequence[dict[str, Any]]) -> None:
@@ -240,15 +241,16 @@ class GradientCompression(keras.callbacks.Callback):
         kinds = path.kinds or ()
         if self._restored is not None:
             kinds = tuple(map(Kind.from_plain_data, self._restored[0]["kinds"]))
-        fused = compression.Fused(
-            self.compressor,
-            slots_of(kinds),
-            strategy.num_replicas_in_sync,
-            has_all_to_all=hasattr(strategy, "all_to_all"),
-            error_feedback=self.error_feedback,
-            seed=self.seed,
-            min_size=self.min_size,
-        )
+        with _told_by_chief():
+            fused = compression.Fused(
+                self.compressor,
+                slots_of(kinds),
+                strategy.num_replicas_in_sync,
+                has_all_to_all=hasattr(strategy, "all_to_all"),
+                error_feedback=self.error_feedback,
+                seed=self.seed,
+                min_size=self.min_size,
+            )
         strategy.agree("compressed gradients", {"fingerprint": fused.fingerprint()})
         self._say_what_stays(kinds)
         base = keras_names.innermost(path.optimizer)
@@ -262,14 +264,14 @@ class GradientCompression(keras.callbacks.Callback):
             timed=self.log,
         )
         if self._restored is not None:
-            result.assign(
-                residuals_for(
-                    [state["arrays"] for state in self._restored],
-                    replicas=strategy.num_replicas_in_sync,
-                    first=cluster.rank() * len(strategy.extended.worker_devices),
-                    count=len(strategy.extended.worker_devices),
-                )
+            count = strategy.num_replicas_in_sync // cluster.size()
+            own = residuals_for(
+                [state["arrays"] for state in self._restored],
+                replicas=strategy.num_replicas_in_sync,
+                first=cluster.rank() * count,
+                count=count,
             )
+            result.assign(own)
             self._restored = None
         return result
 
@@ -292,3 +294,12 @@ class GradientCompression(keras.callbacks.Callback):
                 'HINT: Compare with compressor="none", or use SGD with momentum.',
                 stacklevel=2,
             )
+
+
+@contextlib.contextmanager
+def _told_by_chief() -> Iterator[None]:
+    """Keeps the other ranks from warning of the same."""
+    with warnings.catch_warnings():
+        if not cluster.is_chief():
+            warnings.simplefilter("ignore")
+        yield

@@ -6,18 +6,24 @@ import argparse
 from pathlib import Path
 
 import data
+import keras
 import model
 import tensorflow as tf
+
+import tfdist
 
 STRATEGIES = ("auto", "default", "mirrored", "multiworker", "horovod")
 
 
-def parse(description: str | None, distributed: bool = False) -> argparse.Namespace:
+def parse(
+    description: str | None, distributed: bool = False, fit: bool = False
+) -> argparse.Namespace:
     """Reads the options; call it before anything else touches a device.
 
     Args:
         description: The script's docstring, shown by `--help`.
         distributed: Whether the script takes `--strategy`.
+        fit: Whether it takes options that become `callbacks` for `fit`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -28,10 +34,23 @@ def parse(description: str | None, distributed: bool = False) -> argparse.Namesp
     parser.add_argument("--seed", type=int, default=1)
     if distributed:
         parser.add_argument("--strategy", choices=STRATEGIES, default="auto")
+    if fit:
+        compressors = tfdist.compression.names()
+        parser.add_argument("--compression", choices=compressors, help="of gradients")
     options = parser.parse_args()
     if distributed and options.strategy == "mirrored":
         split_cpu()
+    if fit:
+        options.callbacks = asked_callbacks(options)
     return options
+
+
+def asked_callbacks(options: argparse.Namespace) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that the options ask for."""
+    callbacks = []
+    if options.compression:
+        callbacks.append(tfdist.callbacks.GradientCompression(options.compression))
+    return callbacks
 
 
 def split_cpu() -> None:

@@ -2,7 +2,7 @@
 
 python examples/digits/distributed.py
 python examples/digits/distributed.py --strategy mirrored
-horovodrun -np 2 --gloo python examples/digits/distributed.py
+horovodrun -np 2 --gloo python examples/digits/distributed.py --compression powersgd
 mpirun -np 2 python examples/digits/distributed.py
 TF_CONFIG='{"cluster": {"worker": ["localhost:2222", "localhost:2223"]},
     "task": {"type": "worker", "index": 0}}' python examples/digits/distributed.py
@@ -16,7 +16,7 @@ import report
 
 import tfdist
 
-options = arguments.parse(__doc__, distributed=True)
+options = arguments.parse(__doc__, distributed=True, fit=True)
 tfdist.set_seed(options.seed)
 
 strategy = tfdist.strategy(options.strategy)
@@ -29,7 +29,7 @@ network.fit(
     train.dataset,
     steps_per_epoch=train.steps,
     epochs=options.epochs,
-    callbacks=[timer],
+    callbacks=[timer, *options.callbacks],
     shuffle=False,  # the dataset is; Keras would warn that it cannot
     verbose=2,
 )

@@ -13,8 +13,8 @@ def build(steps: int) -> keras.Model:
     """Returns the compiled, untrained network.
 
     Args:
-        steps: Optimizer steps in the whole training, over which Adam's rate falls
-            to zero along a cosine.
+        steps: Optimizer steps in the whole training, over which the learning rate
+            falls to zero along a cosine.
     """
     network = keras.Sequential(
         [
@@ -30,7 +30,9 @@ def build(steps: int) -> keras.Model:
         ]
     )
     network.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps)),
+        keras.optimizers.SGD(
+            keras.optimizers.schedules.CosineDecay(0.1, steps), momentum=0.9
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

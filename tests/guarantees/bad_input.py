@@ -141,6 +141,38 @@ def unknown_length(place: Place) -> Any:
     return refused(model, distribute)
 
 
+def fit_with(place: Place, *callbacks: keras.callbacks.Callback) -> Any:
+    model = compiled(place.strategy)
+    return refused(
+        model, lambda: model.fit(batches(), verbose=0, callbacks=list(callbacks))
+    )
+
+
+def compressed_twice(place: Place) -> Any:
+    kind = tfdist.callbacks.GradientCompression
+    return fit_with(place, kind("topk", ratio=0.1), kind("fp16", start_step=50))
+
+
+def local_steps_too_late(place: Place) -> Any:
+    callbacks = tfdist.callbacks
+    return fit_with(place, callbacks.GradientCompression(), callbacks.LocalSGD(2))
+
+
+def local_steps_with_average(place: Place) -> Any:
+    with place.strategy.scope():
+        optimizer = keras.optimizers.SGD(0.1, use_ema=True)
+    model = compiled(place.strategy, optimizer=optimizer)
+    callbacks = [tfdist.callbacks.LocalSGD(2)]
+    return refused(model, lambda: model.fit(batches(), verbose=0, callbacks=callbacks))
+
+
+def nothing_to_compress(place: Place) -> Any:
+    model = compiled(place.strategy)
+    model.trainable = False
+    callbacks = [tfdist.callbacks.GradientCompression("fp16")]
+    return refused(model, lambda: model.fit(batches(), verbose=0, callbacks=callbacks))
+
+
 def nothing_wrong(place: Place) -> Any:
     """The negative control: the same measurement of a fit that trains."""
     model = compiled(place.strategy)
@@ -161,6 +193,10 @@ EVERYWHERE = (
     compiled_by_xla,
     unknown_regularizer,
     unbatched,
+    compressed_twice,
+    local_steps_too_late,
+    local_steps_with_average,
+    nothing_to_compress,
     nothing_wrong,
 )
 PROCESSES = (sharded_by_files, unknown_length)  # mistakes only among several processes

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import tfdist
 from tests.guarantees.models import batches, compiled, dense, regression
 from tests.guarantees.place import Place, caught, main
 
@@ -70,6 +71,14 @@ def other_call(place: Place) -> Any:
         call(batches(), verbose=0)
 
     return fails(place, act)
+
+
+def other_compressor(place: Place) -> Any:
+    ratio = (0.1, 0.2)[place.rank]
+    callbacks = [tfdist.callbacks.GradientCompression("topk", ratio=ratio)]
+    return fails(
+        place, lambda s: compiled(s).fit(batches(), verbose=0, callbacks=callbacks)
+    )
 
 
 def extra_model(place: Place) -> Any:
@@ -158,6 +167,7 @@ if __name__ == "__main__":
         other_steps,
         other_order,
         other_call,
+        other_compressor,
         extra_model,
         predicts_outside,
         evaluates_alone,

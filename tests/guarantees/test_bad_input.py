@@ -17,6 +17,10 @@ MESSAGES = {
     "compiled_by_xla": ("ValueError", "jit_compile=True"),
     "unknown_regularizer": ("ValueError", "Mine"),
     "unbatched": ("ValueError", "not batched"),
+    "compressed_twice": ("ValueError", "two GradientCompression"),
+    "local_steps_too_late": ("ValueError", "GradientCompression before LocalSGD"),
+    "local_steps_with_average": ("ValueError", "use_ema=True"),
+    "nothing_to_compress": ("ValueError", "nothing to compress"),
 }
 PROCESSES = {
     "sharded_by_files": ("ValueError", "AutoShardPolicy.FILE"),

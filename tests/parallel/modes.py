@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.parallel.registry import Row
+from tests.parallel.registry import Needs, Row
 from tfdist.launch.ports import free_ports
 
 # One core a rank; collectives of two replicas block two of the inter-op threads.
@@ -35,10 +35,11 @@ class Mode:
     processes: int = 1
     launcher: tuple[str, ...] = ()  # a program beside this interpreter, with flags
     peer: bool = False  # not tfdist: measured for the comparison, expected to fail
+    offers: Needs = Needs.TFDIST
 
     def can_run(self, row: Row) -> bool:
         """Return whether the row means anything in this mode."""
-        return self.strategy != "stock-horovod" or not row.strategy_only
+        return row.needs <= self.offers
 
 
 def _horovodrun(processes: int) -> tuple[str, ...]:
@@ -64,8 +65,21 @@ MODES = {
         Mode("horovod-gloo", "horovod, Gloo", "horovod", 2, _horovodrun(2)),
         Mode("horovod-mpi", "horovod, MPI", "horovod", 2, MPIRUN),
         Mode("horovod-3", "horovod, 3 ranks", "horovod", 3, _horovodrun(3)),
-        Mode("plain-mirrored", "TF Mirrored", "plain-mirrored", peer=True),
-        Mode("plain-multiworker", "TF MultiWorker", "plain-multiworker", 2, peer=True),
+        Mode(
+            "plain-mirrored",
+            "TF Mirrored",
+            "plain-mirrored",
+            peer=True,
+            offers=Needs.STRATEGY,
+        ),
+        Mode(
+            "plain-multiworker",
+            "TF MultiWorker",
+            "plain-multiworker",
+            2,
+            peer=True,
+            offers=Needs.STRATEGY,
+        ),
         Mode(
             "stock-horovod",
             "stock Horovod",
@@ -73,6 +87,7 @@ MODES = {
             2,
             _horovodrun(2),
             peer=True,
+            offers=Needs.KERAS,
         ),
     )
 }

@@ -4,6 +4,7 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
@@ -11,6 +12,14 @@ from tests.parallel.setting import Setting
 
 Results = dict[str, np.ndarray]
 RowFunction = Callable[[Setting], Results]
+
+
+class Needs(IntEnum):
+    """What a row uses; a mode that offers one of these offers all before it."""
+
+    KERAS = 0
+    STRATEGY = 1  # calls the strategy's own methods, which stock Horovod lacks
+    TFDIST = 2
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,7 @@ class Row:
     tolerance: float = 1e-5  # largest |difference| / max(1, |reference|)
     compared: bool = True  # False: the row asserts by itself; ranks must still agree
     may_refuse: bool = False  # a clear refusal (an error with a HINT) is right too
-    strategy_only: bool = False  # calls the strategy's own methods, which stock
-    # Horovod does not have
+    needs: Needs = Needs.KERAS
 
 
 ROWS: dict[str, Row] = {}
@@ -38,7 +46,7 @@ def row(
     tolerance: float = 1e-5,
     compared: bool = True,
     may_refuse: bool = False,
-    strategy_only: bool = False,
+    needs: Needs = Needs.KERAS,
 ) -> Callable[[RowFunction], RowFunction]:
     """Register the decorated function as one row of the matrix."""
 
@@ -56,7 +64,7 @@ def row(
             tolerance,
             compared,
             may_refuse,
-            strategy_only,
+            needs,
         )
         return function
 

@@ -131,12 +131,12 @@ def test_waiting_ends_with_the_reason(tmp_path):
     assert output.count("HINT: ") == 2
 
 
-def test_the_twins_differ_in_eight_lines():
+def test_the_twins_differ_in_nine_lines():
     plain, distributed = (code_of(DIGITS / f"{n}.py") for n in ("plain", "distributed"))
     difference = list(difflib.ndiff(plain, distributed))
     removed = sum(line.startswith("- ") for line in difference)
     added = sum(line.startswith("+ ") for line in difference)
-    assert 0 < added <= 8
+    assert 0 < added <= 9
     assert removed <= 8
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.parallel.registry import Results, row
+from tests.parallel.registry import Needs, Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import batches, outcome, perceptron, regression, sgd
 
@@ -39,20 +39,20 @@ def tape_loop(setting: Setting, rows: int, **options: Any) -> Results:
     return outcome(setting, model) | {"history/loss": np.asarray(losses)}
 
 
-@row("GradientTape loop with strategy.run", strategy_only=True)
+@row("GradientTape loop with strategy.run", needs=Needs.STRATEGY)
 def tape(setting: Setting) -> Results:
     return tape_loop(setting, 64)
 
 
 @row(
     "GradientTape loop, clipping, accumulation 2, partial last batch",
-    strategy_only=True,
+    needs=Needs.STRATEGY,
 )
 def tape_clipped(setting: Setting) -> Results:
     return tape_loop(setting, 57, global_clipnorm=0.05, gradient_accumulation_steps=2)
 
 
-@row("strategy.run, reduce (sum, mean) and gather", strategy_only=True)
+@row("strategy.run, reduce (sum, mean) and gather", needs=Needs.STRATEGY)
 def reduce_and_gather(setting: Setting) -> Results:
     strategy = setting.distribution
     with setting.scope():

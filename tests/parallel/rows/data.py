@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from packaging.version import Version
 
-from tests.parallel.registry import Results, row
+from tests.parallel.registry import Needs, Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import (
     batches,
@@ -143,7 +143,7 @@ def unknown_cardinality(setting: Setting) -> Results:
     return fit_on(setting, batches(*regression()).filter(lambda x, y: True))
 
 
-@row("distributed dataset", strategy_only=True)
+@row("distributed dataset", needs=Needs.STRATEGY)
 def distributed_dataset(setting: Setting) -> Results:
     data = batches(*regression())
     return fit_on(setting, setting.distribution.experimental_distribute_dataset(data))
@@ -163,7 +163,7 @@ def dataset_from_function(setting: Setting) -> Results:
 
 # Keras 3.8 does not take what MirroredStrategy makes of a function for a dataset.
 if Version(keras.__version__) >= Version("3.9"):
-    row("dataset from function", strategy_only=True)(dataset_from_function)
+    row("dataset from function", needs=Needs.STRATEGY)(dataset_from_function)
 
 
 @row("class weights")

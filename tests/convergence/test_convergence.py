@@ -16,31 +16,38 @@ from tests.convergence.experiment import (
     UNCOMPRESSED,
     WITHOUT,
     Settings,
+    Training,
     trainings,
 )
 from tests.convergence.report import differences
-from tests.convergence.run import run
+from tests.convergence.run import run, training_of
 
 SETTINGS = Settings()
 SHORT = ("powersgd", "sign", "randomk", "randomk-without")
 SHORT_FOLDS = 2
+REPEATED = Training("randomk", 0, 0)
 FEEDBACK = [name for name in METHODS if WITHOUT not in name and name != UNCOMPRESSED]
 CONTROLS = [name for name, method in METHODS.items() if method.worse]
 
+# The fixture `records` launches everything before the first of the short tests.
+pytestmark = pytest.mark.timeout(600)
 full = pytest.mark.full
 long = pytest.mark.timeout(7500)  # the first of these tests trains for all of them
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, float]:
-    """Return the accuracy of some methods, with one seed, on two of the folds."""
-    wanted = [
-        training
-        for training in trainings([UNCOMPRESSED, *SHORT], 1, SETTINGS.folds)
-        if training.fold < SHORT_FOLDS
-    ]
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return a few trainings: one seed, two of the folds, one of them twice."""
+    wanted = trainings([UNCOMPRESSED, *SHORT], 1, SHORT_FOLDS)
+    last = wanted.index(REPEATED) + SHORT_FOLDS
+    wanted.insert(last, REPEATED)
     out = tmp_path_factory.mktemp("short")
-    records = run(wanted, SETTINGS, out, strategy="mirrored", seconds=280)
+    return run(wanted, SETTINGS, out, strategy="mirrored", seconds=560)
+
+
+@pytest.fixture(scope="module")
+def short(records: list[dict[str, Any]]) -> Mapping[str, float]:
+    """Return the accuracy of each method of the short form."""
     found = accuracies(records, SHORT_FOLDS)
     return {name: of_method[0] for name, of_method in found.items()}
 
@@ -71,6 +78,16 @@ def test_is_seen_to_fail_without_error_feedback(
     assert short[name] < short[UNCOMPRESSED] - 2.0
 
 
+def test_a_training_remembers_nothing_of_those_before_it(
+    records: list[dict[str, Any]],
+) -> None:
+    """Weights, momentum, residuals, draws: the second time it is the same training."""
+    first, again = (record for record in records if training_of(record) == REPEATED)
+    assert records.index(again) - records.index(first) > 1
+    assert first["weights"] == again["weights"]
+    assert len({record["weights"] for record in records}) == len(records) - 1
+
+
 @full
 @long
 @pytest.mark.parametrize("name", FEEDBACK)
@@ -88,17 +105,17 @@ def test_is_worse_without_error_feedback(
 
 
 @full
-@pytest.mark.timeout(600)
-def test_horovod_learns_what_mirrored_learns(tmp_path: Path) -> None:
-    """With two ranks, sums have one order: what is recognised is the same."""
-    wanted = [
-        each
-        for each in trainings(["powersgd", "topk", "int8"], 1, SETTINGS.folds)
-        if each.fold == 0
-    ]
-    found: dict[str, list[tuple[Any, ...]]] = {}
-    for way in ("mirrored", "horovod"):
-        records = run(wanted, SETTINGS, tmp_path / way, strategy=way, seconds=280)
-        keys = ("method", "correct", "bytes")
-        found[way] = [tuple(each[key] for key in keys) for each in records]
+@pytest.mark.timeout(1200)
+def test_horovod_trains_as_mirrored_does(tmp_path: Path) -> None:
+    """With two ranks every sum has one order, so not a bit of a weight differs."""
+    wanted = trainings([UNCOMPRESSED, "powersgd", "topk", "int8", "sign"], 1, 1)
+    found = {
+        way: [
+            (record["method"], record["weights"], record["bytes"])
+            for record in run(
+                wanted, SETTINGS, tmp_path / way, strategy=way, seconds=560
+            )
+        ]
+        for way in ("mirrored", "horovod")
+    }
     assert found["horovod"] == found["mirrored"]

@@ -10,6 +10,7 @@ import faulthandler
 import itertools
 import json
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ def bytes_of(model: keras.Model, ranks: int) -> dict[str, float]:
     return {"bytes": sent, "bytes_uncompressed": plain}
 
 
+def digest(model: keras.Model) -> int:
+    """Return a number that differs where a bit of a weight does."""
+    return zlib.crc32(b"".join(weight.tobytes() for weight in model.get_weights()))
+
+
 def accuracy(model: keras.Model, training: Training, settings: Settings) -> dict:
     """Return how many images of the fold that was left out are recognised."""
     images, labels = digits.images_and_labels()
@@ -104,6 +110,7 @@ def train(
             found |= {"settings": settings.fingerprint()}
             found |= accuracy(model, training, settings)
             found |= bytes_of(model, strategy.num_replicas_in_sync)
+            found |= {"weights": digest(model)}
             found |= {"seconds": round(time.perf_counter() - began, 3)}
             with records.open("a") as file:
                 file.write(json.dumps(found) + "\n")

@@ -26,6 +26,9 @@ from tests.convergence.run import run
 from tests.guarantees.launch import ROOT
 from tests.pages import replace_between_marks
 
+# The first is the fastest: its replicas share a process.
+WITH_TWO_REPLICAS = ("mirrored", "horovod", "horovod-mpi")
+
 
 def main() -> int:
     """Run, print, and return 1 if a method does not do what theory says."""
@@ -34,7 +37,7 @@ def main() -> int:
     )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--strategy", default="mirrored", metavar="WAY")
+    parser.add_argument("--strategy", choices=WITH_TWO_REPLICAS, default="mirrored")
     parser.add_argument("--seconds", type=float, default=7200.0, help="at most")
     parser.add_argument("--out", type=Path, help="keep results and logs here")
     parser.add_argument("--write", action="store_true", help="into docs/compression.md")
@@ -43,6 +46,8 @@ def main() -> int:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         parser.error(f"unknown methods {unknown}; known: {', '.join(METHODS)}")
+    if options.seeds < 2:
+        parser.error(f"--seeds {options.seeds}: an interval needs two or more")
     out = options.out or Path(tempfile.mkdtemp(prefix="tfdist-convergence-"))
     settings = Settings()
     records = run(

@@ -31,7 +31,7 @@ def build(steps: int) -> keras.Model:
     )
     network.compile(
         keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(0.1, steps), momentum=0.9
+            keras.optimizers.schedules.CosineDecay(0.05, steps), momentum=0.9
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],

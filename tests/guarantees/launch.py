@@ -97,10 +97,10 @@ class Findings:
 def launch(
     program: str, way: str, folder: Path, *arguments: str, seconds: float = 150.0
 ) -> Findings:
-    """Run `tests/guarantees/PROGRAM.py` on all ranks and return what they found.
+    """Run a program on all ranks and return what they found.
 
     Args:
-        program: The name of the program.
+        program: The name of a module in `tests/guarantees`, or a module's full name.
         way: One of `WAYS`.
         folder: Where its findings and logs go.
         *arguments: For the program; see `place.main`.
@@ -138,7 +138,8 @@ def _start(
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
     scripts = Path(sys.executable).parent  # horovodrun and mpirun, beside Python
     inherited["PATH"] = f"{scripts}{os.pathsep}{inherited.get('PATH', '')}"
-    command = [sys.executable, "-m", f"tests.guarantees.{program}"]
+    module = program if "." in program else f"tests.guarantees.{program}"
+    command = [sys.executable, "-m", module]
     command += ["--strategy", way.partition("-")[0], "--out", str(folder), *arguments]
     processes = []
     for number, (line, environment) in enumerate(WAYS[way](*command)):

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.pages import line, replace_between_marks
 from tests.parallel.compare import Verdict, judge, read_outcomes
 from tests.parallel.launch import ROOT, launch_all
 from tests.parallel.modes import MODES, REFERENCE
@@ -26,7 +27,6 @@ the row fails). `ranks differ`: ranks or replicas end with different weights. `e
 `crashed`, `hangs`: no result. `refused`: a clear error says why. `–`: the row uses what
 this column does not have.
 """
-MARKS = ("<!-- matrix -->\n", "<!-- end of matrix -->\n")
 
 
 def measure(modes: Sequence[str], rows: Mapping[str, Row], out: Path) -> Table:
@@ -90,20 +90,6 @@ def markdown(table: Table, rows: Mapping[str, Row], modes: Sequence[str]) -> str
     return "\n".join([*lines, "", "</details>", ""])
 
 
-def line(cells: Sequence[str]) -> str:
-    """Return one line of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def replace_between_marks(page: str, text: str) -> str:
-    """Return the page with this text between its two marks."""
-    before, _, rest = page.partition(MARKS[0])
-    _, found, after = rest.partition(MARKS[1])
-    if not found:
-        raise ValueError(f"the page has no {MARKS[0]!r} before {MARKS[1]!r}")
-    return f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}"
-
-
 def main() -> int:
     """Run, print, and return 1 if a mode of tfdist has a cell that is not allowed."""
     parser = argparse.ArgumentParser(
@@ -133,7 +119,7 @@ def main() -> int:
     print(f"results and logs: {out}")
     if options.write:
         page = ROOT / "README.md"
-        page.write_text(replace_between_marks(page.read_text(), text))
+        page.write_text(replace_between_marks(page.read_text(), "matrix", text))
     return int(wrong > 0)
 
 

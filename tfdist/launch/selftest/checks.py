@@ -8,6 +8,7 @@ the same function without a strategy.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfdist.callbacks import GradientCompression
 
 Arrays = dict[str, np.ndarray]
 
@@ -94,6 +97,24 @@ def predict(place: Place) -> Arrays:
     inputs, _ = _data()
     predicted = model.predict(inputs, batch_size=GLOBAL_BATCH, verbose=0)
     return {"predictions": np.asarray(predicted)}
+
+
+def compression(place: Place) -> Arrays:
+    """Trains with gradients that are taken apart, sent, and put together whole."""
+    model = _model(place, seed=SEED)
+    compress = GradientCompression(
+        "topk", ratio=1.0, start_step=0, min_size=0, log=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # more bytes than without, as is wanted here
+        model.fit(
+            *_data(),
+            batch_size=GLOBAL_BATCH,
+            shuffle=False,
+            verbose=0,
+            callbacks=[compress],
+        )
+    return _weights(model)
 
 
 def _reduced(strategy: Any, pattern: np.ndarray) -> list[np.ndarray]:

@@ -21,4 +21,5 @@ CHECKS = (
     Check("broadcast", "all ranks start from the weights of rank 0"),
     Check("fit", "weights, optimizer and history of one process"),
     Check("predict", "one process's predictions, in order"),
+    Check("compression", "one process's weights, sent as numbers and places"),
 )

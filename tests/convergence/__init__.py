@@ -1,0 +1,1 @@
+"""Whether compressed training reaches the accuracy of uncompressed training."""

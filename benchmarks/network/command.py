@@ -118,7 +118,7 @@ def read_plan(arguments: argparse.Namespace) -> Plan:
             )
         ],
         hosts=int(arguments.hosts),
-        seconds=3.0 if quick else 8.0,
+        seconds=2.0 if quick else 8.0,
         least=5,
         most=20 if quick else 40,
     )

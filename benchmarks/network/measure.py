@@ -6,6 +6,7 @@ import importlib.metadata
 import itertools
 import os
 import platform
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,12 +79,13 @@ def _measure(
         rates = [Rate("")]
     links.set_rate(bed, FREE)
     with jobs.started(bed, method, model) as job:
-        answers = job.ask(START_SECONDS, steps=task.steps)
-        losses = [
-            sum(losses) / len(losses)
-            for losses in zip(*(each["losses"] for each in answers), strict=True)
-        ]
-        reached = formulas.steps_to_loss(losses, task.loss, models.BATCHES)
+        losses: list[float] = []
+        reached = None
+        while reached is None and len(losses) < task.steps:
+            answers = job.ask(START_SECONDS, steps=2 * models.BATCHES)
+            of_ranks = zip(*(each["losses"] for each in answers), strict=True)
+            losses += map(statistics.fmean, of_ranks)
+            reached = formulas.steps_to_loss(losses, task.loss, models.BATCHES)
         results.shapes.setdefault(model, answers[0]["shapes"])
         for rate in rates:
             if rate.name:

@@ -118,7 +118,7 @@ def _row(results: Results, row: Row, one: float | None) -> Sequence[str]:
         f"{median / limit:.1f}",
         f"{row.counted / 1e6:.3g}",
         f"{row.formula / 1e6:.3g}",
-        f"{steps * median:.1f} s ({steps})" if steps else "not reached",
+        f"{row.to_loss:.1f} s ({steps})" if steps else "not reached",
     )
 
 

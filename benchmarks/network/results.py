@@ -31,6 +31,13 @@ class Row:
         """The median step, in seconds."""
         return formulas.quartiles(self.seconds)[1]
 
+    @property
+    def to_loss(self) -> float:
+        """Seconds until the loss is reached; infinite where it was not."""
+        return (
+            math.inf if self.steps_to_loss is None else self.steps_to_loss * self.step
+        )
+
 
 @dataclass(frozen=True)
 class Failure:

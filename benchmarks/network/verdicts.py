@@ -22,19 +22,24 @@ def compressed(results: Results, model: str, rate: str) -> list[Row]:
 
 
 def verdict(results: Results, model: str, rate: str) -> str:
-    """Says which compressor to use at a rate, or not to compress."""
+    """Says which compressor to use at a rate, or not to compress.
+
+    Decided by the time to the loss: a step that learns less may well be short.
+    """
     dense = results.find(model, DENSE, rate)
     rows = compressed(results, model, rate)
     if dense is None or not rows:
         return "not measured"
-    best = rows[0]
+    best = min(rows, key=lambda row: row.to_loss)
+    if dense.steps_to_loss is None or best.steps_to_loss is None:
+        return "the loss was not reached"
     numbers = (
-        f"dense {1e3 * dense.step:.0f} ms, {METHODS[best.method].what} "
-        f"{1e3 * best.step:.0f} ms"
+        f"to the loss dense {dense.to_loss:.1f} s, {METHODS[best.method].what} "
+        f"{best.to_loss:.1f} s"
     )
-    if dense.step < WORTHWHILE * best.step:
+    if dense.to_loss < WORTHWHILE * best.to_loss:
         return f"**do not compress**: {numbers}"
-    return f"{best.method} pays, {dense.step / best.step:.1f} x: {numbers}"
+    return f"{best.method} pays, {dense.to_loss / best.to_loss:.1f} x: {numbers}"
 
 
 def stages(results: Results, row: Row) -> str:

@@ -92,6 +92,18 @@ def test_compression_pays_or_it_does_not():
     assert verdicts.verdict(measured(), "resnet", "1Gbit") == "not measured"
 
 
+def test_a_short_step_that_learns_nothing_does_not_pay():
+    found = measured()
+    found.rows = [
+        dataclasses.replace(
+            row, steps_to_loss=None if row.method == "tfdist-randomk" else 20
+        )
+        for row in found.rows
+    ]
+    assert verdicts.compressed(found, "mlp", "1Gbit")[0].method == "tfdist-randomk"
+    assert "tfdist-powersgd pays" in verdicts.verdict(found, "mlp", "1Gbit")
+
+
 def test_stages_add_up_to_the_step():
     found = measured()
     text = verdicts.stages(found, found.find("mlp", "tfdist-powersgd", "1Gbit"))

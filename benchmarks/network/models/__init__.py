@@ -21,7 +21,7 @@ class Task:
     batch: int  # examples of one rank in one step
     learning_rate: float  # of SGD with momentum 0.9
     loss: float  # training is timed until the loss falls below
-    steps: int  # that suffice for it without compression, with a margin
+    steps: int  # to train at most
     classes: int  # integer labels from 0
     words: int = 0  # of an example, where an embedding looks them up
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.network.models import Task
 
-TASK = Task(batch=48, learning_rate=0.01, loss=0.5, steps=60, classes=10)
+TASK = Task(batch=48, learning_rate=0.01, loss=0.5, steps=64, classes=10)
 WIDTH, LAYERS = 1024, 12
 
 

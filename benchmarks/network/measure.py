@@ -125,10 +125,12 @@ def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float]:
 
 
 def _formula(method: Method, answer: dict, ranks: int) -> float:
+    """Returns the bytes of a rank's step by arithmetic."""
+    if method in (ONE_PROCESS, APART):
+        return 0.0
     if method.sent is None:
         return float(answer["formula"])
-    sparse = answer["sparse"] if ranks > 1 and method.launcher != APART.launcher else 0
-    return method.sent(answer["shapes"], ranks) + sparse
+    return method.sent(answer["shapes"], ranks) + float(answer["sparse"])
 
 
 def _stages(bed: Bed, plan: Plan, model: str, results: Results) -> None:

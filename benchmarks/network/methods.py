@@ -51,14 +51,11 @@ def _compressed(name: str, quick: bool = True, **parameters: Any) -> Method:
 
 _float32 = formulas.dense_bytes
 _float16 = functools.partial(formulas.dense_bytes, each=2)
-_nothing: Sent = lambda shapes, ranks: 0.0  # noqa: E731
 
 # What the others are set against; always measured.
 _one_core = {"one_core": True}
-ONE_PROCESS = Method(
-    "one", "one process, plain Keras", "fit", ALONE, _one_core, _nothing
-)
-APART = Method("apart", "every host for itself", "fit", EACH, _one_core, _nothing)
+ONE_PROCESS = Method("one", "one process, plain Keras", "fit", ALONE, _one_core)
+APART = Method("apart", "every host for itself", "fit", EACH, _one_core)
 STAGES = Method("stages", "parts of a step, no network", "stages", EACH, _one_core)
 
 METHODS = {

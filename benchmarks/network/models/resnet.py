@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.network.models import Task
 
-TASK = Task(batch=4, learning_rate=0.01, loss=0.7, steps=64, classes=10)
+TASK = Task(batch=4, learning_rate=0.003, loss=0.7, steps=64, classes=10)
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # filters, stride of the first block
 BLOCKS = 2
 

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.network.models import Task
 
 WORDS, LENGTH, WIDTH, HEADS, HIDDEN, LAYERS = 4096, 64, 256, 4, 1024, 3
-TASK = Task(batch=8, learning_rate=0.01, loss=0.5, steps=96, classes=10, words=LENGTH)
+TASK = Task(batch=8, learning_rate=0.003, loss=0.5, steps=96, classes=10, words=LENGTH)
 OWN_WORDS = 40  # a class writes its texts with these
 
 

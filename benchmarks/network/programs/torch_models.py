@@ -77,6 +77,7 @@ class Transformer(nn.Module):
         super().__init__()
         width = transformer.WIDTH
         self.words = nn.Embedding(transformer.WORDS, width)
+        nn.init.uniform_(self.words.weight, -0.05, 0.05)  # as Keras does
         layer = nn.TransformerEncoderLayer(
             width,
             transformer.HEADS,

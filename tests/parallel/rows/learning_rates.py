@@ -1,0 +1,65 @@
+"""The learning rate scaled with the batch and warmed up."""
+
+from typing import Any
+
+import keras
+
+import tfdist
+from tests.parallel.registry import Results, row
+from tests.parallel.setting import Setting
+from tests.parallel.training import regression, sgd, train
+
+
+def scaled(setting: Setting, *others: Any, **options: Any) -> Results:
+    """Train four times the batch that the rate is tuned for."""
+    arguments = options.pop("scaling", {})
+    scaling = tfdist.callbacks.LearningRateScaling(
+        **{"reference_batch_size": 4, "warmup_epochs": 1.5} | arguments
+    )
+    options = {"optimizer": slow, "epochs": 3} | options
+    return train(setting, callbacks=[scaling, *others], **options)
+
+
+def slow(**options: Any) -> keras.optimizers.Optimizer:
+    """Return what four times the rate does not make diverge."""
+    return sgd(**{"learning_rate": 0.02, "nesterov": True} | options)
+
+
+@row("LearningRateScaling, linear, Nesterov momentum corrected")
+def scaling_linear(setting: Setting) -> Results:
+    return scaled(setting, data=regression(57))
+
+
+@row("LearningRateScaling of a schedule, AdamW, clipping")
+def scaling_schedule(setting: Setting) -> Results:
+    decay = keras.optimizers.schedules.CosineDecay
+    return scaled(
+        setting,
+        scaling={"rule": "sqrt"},
+        optimizer=lambda: keras.optimizers.AdamW(
+            decay(0.01, 12), weight_decay=0.1, global_clipnorm=0.05
+        ),
+    )
+
+
+@row("LearningRateScaling, accumulation 2, steps_per_execution 4, loss scale, cosine")
+def scaling_accumulated(setting: Setting) -> Results:
+    return scaled(
+        setting,
+        scaling={"after": "cosine", "initial": 0.01},
+        optimizer=lambda: keras.optimizers.LossScaleOptimizer(
+            slow(gradient_accumulation_steps=2)
+        ),
+        data=regression(96),
+        compiled={"steps_per_execution": 4},
+    )
+
+
+@row("LearningRateScaling, ReduceLROnPlateau, EarlyStopping")
+def scaling_plateau(setting: Setting) -> Results:
+    return scaled(
+        setting,
+        keras.callbacks.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=10.0),
+        keras.callbacks.EarlyStopping("loss", min_delta=10.0, patience=3),
+        epochs=6,
+    )

@@ -141,6 +141,14 @@ def unknown_length(place: Place) -> Any:
     return refused(model, distribute)
 
 
+def long_warm_up(place: Place) -> Any:
+    model = compiled(place.strategy)
+    scaling = tfdist.callbacks.LearningRateScaling(warmup_epochs=3)
+    return refused(
+        model, lambda: model.fit(batches(), callbacks=[scaling], epochs=2, verbose=0)
+    )
+
+
 def nothing_wrong(place: Place) -> Any:
     """The negative control: the same measurement of a fit that trains."""
     model = compiled(place.strategy)
@@ -161,6 +169,7 @@ EVERYWHERE = (
     compiled_by_xla,
     unknown_regularizer,
     unbatched,
+    long_warm_up,
     nothing_wrong,
 )
 PROCESSES = (sharded_by_files, unknown_length)  # mistakes only among several processes

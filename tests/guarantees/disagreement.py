@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import tfdist
 from tests.guarantees.models import batches, compiled, dense, regression
 from tests.guarantees.place import Place, caught, main
 
@@ -68,6 +69,16 @@ def other_call(place: Place) -> Any:
         model = compiled(strategy)
         call = (model.evaluate, model.predict)[place.rank]
         call(batches(), verbose=0)
+
+    return fails(place, act)
+
+
+def other_rate(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        scaling = tfdist.callbacks.LearningRateScaling(
+            reference_batch_size=4 - 2 * place.rank, warmup_epochs=1
+        )
+        compiled(strategy).fit(batches(), callbacks=[scaling], verbose=0)
 
     return fails(place, act)
 
@@ -158,6 +169,7 @@ if __name__ == "__main__":
         other_steps,
         other_order,
         other_call,
+        other_rate,
         extra_model,
         predicts_outside,
         evaluates_alone,

@@ -17,6 +17,7 @@ MESSAGES = {
     "compiled_by_xla": ("ValueError", "jit_compile=True"),
     "unknown_regularizer": ("ValueError", "Mine"),
     "unbatched": ("ValueError", "not batched"),
+    "long_warm_up": ("ValueError", "a warm-up of 6 steps"),
 }
 PROCESSES = {
     "sharded_by_files": ("ValueError", "AutoShardPolicy.FILE"),

@@ -16,6 +16,7 @@ DIFFERENCES = {
     "other_steps": r"cardinality 2; rank 1: .*cardinality 3",
     "other_order": r"rank 0: .*seeds \[\(\d+, 1\)\]; rank 1: .*seeds \[\(\d+, 2\)\]",
     "other_call": r"rank 0: evaluate; rank 1: predict",
+    "other_rate": r"\['factor'\]: rank 0: 1.0 to 2.0; rank 1: 1.0 to 4.0",
 }
 # Those that leave the ranks in step share a launch; an aborted collective ends it.
 TOGETHER = [*DIFFERENCES, "extra_model", "predicts_outside", "evaluates_alone"]

@@ -3,11 +3,20 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 import tfdist
 from tests.parallel.registry import Results, row
 from tests.parallel.setting import Setting
-from tests.parallel.training import regression, sgd, train
+from tests.parallel.training import (
+    batches,
+    compile_under,
+    outcome,
+    perceptron,
+    regression,
+    sgd,
+    train,
+)
 
 
 def scaled(setting: Setting, *others: Any, **options: Any) -> Results:
@@ -63,3 +72,16 @@ def scaling_plateau(setting: Setting) -> Results:
         keras.callbacks.EarlyStopping("loss", min_delta=10.0, patience=3),
         epochs=6,
     )
+
+
+@row("lr_range_test of a model of which every rank has other weights, then fit")
+def range_test(setting: Setting) -> Results:
+    keras.utils.set_random_seed(1234 + setting.rank)
+    model = compile_under(setting, perceptron, slow, "mse", steps_per_execution=2)
+    data = batches(*regression(57))
+    found = tfdist.tools.lr_range_test(model, data, largest=0.3, steps=10)
+    history = model.fit(data, epochs=2, shuffle=False, verbose=0)
+    results = outcome(setting, model, history)
+    return results | {
+        "history/range": np.asarray([found.rates, found.losses, found.smoothed])
+    }

@@ -112,10 +112,20 @@ def test_it_ends_where_the_loss_diverges():
 
 def test_a_loss_that_never_falls_suggests_nothing(tmp_path):
     assert range_test.suggested([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]) is None
+    assert range_test.suggested([1.0, 2.0, 4.0], [3.0, 2.0, float("nan")]) is None
     assert range_test.suggested([1.0], [1.0]) is None
     found = RangeTest((1.0, 2.0), (1.0, 2.0), (1.0, 2.0), None)
     range_test.draw(found, tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
+
+
+def test_the_suggestion_is_not_misled_by_noise():
+    draws = np.random.default_rng(1)
+    rates = np.geomspace(1e-6, 1.0, 100)
+    falling = 1 - 0.9 / (1 + np.exp(-2 * (np.log10(rates) + 2) / 0.5))
+    for _ in range(20):
+        losses = falling + draws.normal(scale=0.1, size=100)
+        assert 1e-3 < range_test.suggested(rates, losses) < 1e-1
 
 
 def test_moving_average_is_unbiased():

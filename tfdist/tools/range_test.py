@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ class RangeTest:
         rates: The rate of each step, rising.
         losses: The loss of the batch after that step.
         smoothed: The moving average of the losses.
-        suggestion: The rate at which the smoothed loss falls fastest, or None where
-            it does not fall.
+        suggestion: The rate at which the loss falls fastest, or None where it does
+            not fall.
     """
 
     rates: tuple[float, ...]
@@ -109,7 +109,7 @@ def lr_range_test(
     rates = [smallest * growth**step for step in range(len(losses))]
     smoothed = moving_average(losses)
     found = RangeTest(
-        tuple(rates), tuple(losses), tuple(smoothed), suggested(rates, smoothed)
+        tuple(rates), tuple(losses), tuple(smoothed), suggested(rates, losses)
     )
     if plot is not None and cluster.is_chief():
         draw(found, Path(plot))
@@ -125,17 +125,22 @@ def moving_average(values: list[float]) -> list[float]:
     return results
 
 
-def suggested(rates: list[float], smoothed: list[float]) -> float | None:
-    """Returns the rate at which the loss falls fastest, over the rate's logarithm."""
-    slopes = [
-        (after - before, rate)
-        for before, after, rate in zip(
-            smoothed[:-1], smoothed[1:], rates[:-1], strict=True
+def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Returns the rate at which the loss falls fastest, over the rate's logarithm.
+
+    The slope is that of a line through a quarter of all losses: single batches are
+    too noisy. None where no line falls.
+    """
+    reach = max(len(losses) // 8, 1)
+    slopes = []
+    for middle in range(reach, len(losses) - reach):
+        around = losses[middle - reach : middle + reach + 1]
+        slope = sum(
+            d * v for d, v in zip(range(-reach, reach + 1), around, strict=True)
         )
-        if math.isfinite(after - before)
-    ]
-    slope, rate = min(slopes, default=(0.0, 0.0))
-    return rate if slope < 0 else None
+        if slope < 0:  # not with NaN
+            slopes.append((slope, rates[middle]))
+    return min(slopes)[1] if slopes else None
 
 
 class _Losses(keras.callbacks.Callback):

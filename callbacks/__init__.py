@@ -1,6 +1,7 @@
 """Callbacks for training on several replicas, installed as `tfdist.callbacks`."""
 
 from .gradient_compression import GradientCompression as GradientCompression
+from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
 
-__all__ = ["GradientCompression", "LearningRateScaling"]
+__all__ = ["GradientCompression", "GradientNoiseScale", "LearningRateScaling"]

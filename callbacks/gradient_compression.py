@@ -231,8 +231,9 @@ class GradientCompression(keras.callbacks.Callback):
         if not isinstance(path.reduction, PlainSum):
             raise ValueError(
                 explain(
-                    "The gradients of one fit can be compressed only once",
-                    received="two GradientCompression callbacks",
+                    "The gradients of one fit can be compressed only once, and not "
+                    "where GradientNoiseScale measures them",
+                    received="a second of these callbacks",
                     expected="one",
                     hint="Compressors with a `wire` parameter combine two methods: "
                     'GradientCompression("powersgd", rank=4, wire="float16").',

@@ -15,7 +15,7 @@ from tfdist.gradients import keras_names
 from tfdist.strategies import arguments, fits
 from tfdist.strategies.training import KerasTraining
 
-from .arguments import checked_integer
+from .arguments import checked_integer, checked_number, checked_size
 from .rate_after import Course, after_of
 from .rate_plan import RULES, RatePlan, Rule, course_of, first_factor, full_factor
 from .scaled_rate import ScaledRate, read_rate, steps_made
@@ -40,7 +40,8 @@ class LearningRateScaling(keras.callbacks.Callback):
 
     A schedule in the optimizer is multiplied, not replaced. Callbacks that set the
     rate, such as ReduceLROnPlateau, come after this one; what they set is the rate of
-    the next step, and the plan goes on in proportion. The rate is computed in the
+    the next step, and the plan goes on in proportion. So does GradientCompression,
+    which begins where the warm-up ends. The rate is computed in the
     graph, anew in each step of an execution. The optimizer gets its own rate back
     when `fit` ends, and files written meanwhile hold that rate.
 
@@ -94,19 +95,19 @@ class LearningRateScaling(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.rule = _checked_rule(rule)
-        self.reference_batch_size = _checked_size(
+        self.reference_batch_size = checked_size(
             "reference_batch_size", reference_batch_size
         )
-        self.warmup_epochs = _checked_number("warmup_epochs", warmup_epochs)
+        self.warmup_epochs = checked_number("warmup_epochs", warmup_epochs)
         self.warmup_steps = warmup_steps
         if warmup_steps is not None:
             checked_integer("warmup_steps", warmup_steps)
         self.initial = initial
         if initial != "auto":
-            _checked_number("initial", initial)
+            checked_number("initial", initial)
         self.momentum_correction = momentum_correction
         self.after = after
-        self.batch_size = _checked_size("batch_size", batch_size)
+        self.batch_size = checked_size("batch_size", batch_size)
         self._after = after_of(after or "constant", parameters)
         self._base_rate: float | None = None  # at the very first step
         self._ending = contextlib.ExitStack()
@@ -115,6 +116,7 @@ class LearningRateScaling(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything, and puts the plan in force before the first step."""
+        self._ending.close()  # of a loop without `fit` that was broken off
         optimizer = self._optimizer()
         fit = fits.running(self.model)
         ratio = self._ratio(fit)
@@ -315,32 +317,5 @@ def _checked_rule(rule: str | Rule) -> str | Rule:
             expected=f"{', '.join(map(repr, RULES))}, or a function of the base rate "
             "and the ratio",
             hint='Leave rule="linear" for SGD, pass rule="sqrt" for Adam.',
-        )
-    )
-
-
-def _checked_size(name: str, size: int | None) -> int | None:
-    if size is None or (checked_integer(name, size) and size):
-        return size
-    raise ValueError(
-        explain(
-            f"Wrong {name}",
-            received=repr(size),
-            expected="an integer >= 1",
-            hint=f"Leave {name} out to get its default.",
-        )
-    )
-
-
-def _checked_number(name: str, value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 <= value < float("inf"):
-        return float(value)
-    raise ValueError(
-        explain(
-            f"Wrong {name}",
-            received=repr(value),
-            expected="a number >= 0",
-            hint=f"Leave {name} out to get its default.",
         )
     )

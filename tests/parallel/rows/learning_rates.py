@@ -74,6 +74,34 @@ def scaling_plateau(setting: Setting) -> Results:
     )
 
 
+class Began(keras.callbacks.Callback):
+    """Note the step from which a GradientCompression would compress."""
+
+    def __init__(self, compression: tfdist.callbacks.GradientCompression) -> None:
+        super().__init__()
+        self.compression = compression
+        self.steps: list[int] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self.compression._is_on():
+            self.steps.append(
+                int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            )
+
+
+@row(
+    "LearningRateScaling, GradientCompression from the warm-up's end",
+    strategy_only=True,
+)
+def scaling_compressed(setting: Setting) -> Results:
+    compression = tfdist.callbacks.GradientCompression("none", log=False)
+    began = Began(compression)
+    results = scaled(setting, compression, began)
+    if setting.replicas > 1:
+        assert began.steps == list(range(6, 12)), began.steps
+    return results
+
+
 @row("lr_range_test of a model of which every rank has other weights, then fit")
 def range_test(setting: Setting) -> Results:
     keras.utils.set_random_seed(1234 + setting.rank)

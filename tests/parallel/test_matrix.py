@@ -22,7 +22,7 @@ from tests.parallel.registry import Row, load_rows
 MEASURED = [name for name, mode in MODES.items() if not mode.peer and name != REFERENCE]
 # `make test` runs every row under Horovod over Gloo, and in the other modes the groups
 # of rows in which they could differ from it; `make test-full` runs them all.
-EVERY_STRATEGY = ("partial batches", "gradients", "execution")
+EVERY_STRATEGY = ("partial batches", "gradients", "execution", "learning rates")
 FAST_GROUPS = {
     "default": ("fitting",),
     "mirrored": (*EVERY_STRATEGY, "fitting", "data"),

@@ -22,10 +22,10 @@ from tests.parallel.registry import Row, load_rows
 MEASURED = [name for name, mode in MODES.items() if not mode.peer and name != REFERENCE]
 # `make test` runs every row under Horovod over Gloo, and in the other modes the groups
 # of rows in which they could differ from it; `make test-full` runs them all.
-EVERY_STRATEGY = ("partial batches", "gradients", "execution", "learning rates")
+EVERY_STRATEGY = ("partial batches", "gradients", "execution")
 FAST_GROUPS = {
     "default": ("fitting",),
-    "mirrored": (*EVERY_STRATEGY, "fitting", "data"),
+    "mirrored": (*EVERY_STRATEGY, "fitting", "data", "learning rates", "compression"),
     "multiworker": (*EVERY_STRATEGY, "files", "custom loops"),
     "horovod-mpi": ("gradients",),
     "horovod-3": ("partial batches", "gradients"),

@@ -172,15 +172,17 @@ class Bed:
         self.cut(name)
         self._switch_off(self.hosts[name])
 
-    def limit(self, rate: str) -> None:
+    def limit(self, rate: str | None) -> None:
         """Limit every cable, in both directions, to a rate such as "100mbit"."""
         for host in self.hosts.values():
             for namespace, device in (
                 (host.namespace, host.interface),
                 (self.switch, host.port),
             ):
-                words = f"-n {namespace} qdisc replace dev {device} root tbf"
-                _call("tc", *words.split(), "rate", rate, *BURST.split())
+                # Without a discipline is a cable's own state: "noqueue".
+                words = f"-n {namespace} qdisc replace dev {device} root"
+                limit = "noqueue" if rate is None else f"tbf rate {rate} {BURST}"
+                _call("tc", *words.split(), *limit.split())
 
     def add(self, host: Host) -> None:
         """Build a host's network; its sshd starts in `power_on`."""

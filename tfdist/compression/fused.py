@@ -174,8 +174,7 @@ class Fused:
         for index, total in zip(dense, sums, strict=True):
             totals[index] = tf.cast(total, gradients[index].dtype)
         for index, outcome in zip(self.taken, outcomes, strict=True):
-            # Residuals can add up to more than a float16 gradient can be.
-            totals[index] = tf.saturate_cast(outcome.total, gradients[index].dtype)
+            totals[index] = _narrowed(outcome.total, gradients[index].dtype)
         arrived += [totals[i] for i in dense if gradients[i].dtype == tf.float16]
         agreed = tf.logical_and(votes > self.ranks - 0.5, _finite(arrived))
         new = self._next(state, corrected, outcomes)
@@ -275,6 +274,14 @@ def _unique(slots: Sequence[Slot]) -> list[Slot]:
 def _wire_dtype(dtype: tf.DType) -> tf.DType:
     """Returns what an uncompressed tensor is summed in."""
     return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+def _narrowed(total: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Casts a float32 sum to the gradient's dtype."""
+    if dtype.size >= total.dtype.size:  # saturate_cast would clip all the same
+        return tf.cast(total, dtype)
+    # Residuals can add up to more than a float16 gradient can be.
+    return tf.saturate_cast(total, dtype)
 
 
 def _finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -34,7 +34,8 @@ class _Blocks:
         scale = tf.reduce_max(tf.abs(values), axis=-1, keepdims=True) / 127.0
         # Dividing by a denormal overflows; such blocks are zero, and fed back.
         scale = tf.where(scale < _TINY, 0.0, scale)
-        levels = tf.math.divide_no_nan(values, scale)
+        # Not divided one by one: that takes three times as long.
+        levels = values * tf.math.reciprocal_no_nan(scale)
         if self._stochastic:
             noise = tf.random.stateless_uniform(levels.shape, seed, alg="philox")
             levels = tf.clip_by_value(tf.floor(levels + noise), -127.0, 127.0)

@@ -75,17 +75,15 @@ class RandomK(Compressor):
             values = tf.gather(flat, indices)
             if self.scaled:  # by one over each element's chance
                 values *= tf.cast(lengths, tf.float32)
-            places.append(indices[:, tf.newaxis])
+            places.append(indices)
             sent.append(on_wire(values, self.wire, place.ranks))
         totals = yield [Wire(values, SUM) for values in sent]
         outcomes = []
         for item, indices, own, total in zip(items, places, sent, totals, strict=True):
-            size = [item.tensor.shape.num_elements()]
-            spread = [
-                tf.scatter_nd(indices, tf.cast(values, tf.float32), size)
-                for values in (total, own)
-            ]
-            outcomes.append(item.outcome(*spread))
+            size = item.tensor.shape.num_elements()
+            outcomes.append(
+                item.outcome(_spread(total, indices, size), _spread(own, indices, size))
+            )
         return outcomes
 
     def payload(
@@ -109,6 +107,17 @@ def strata(size: int, count: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     drawn = tf.random.stateless_uniform([count], seed, dtype=tf.float64, alg="philox")
     offsets = tf.cast(drawn * tf.cast(lengths, tf.float64), tf.int64)
     return starts + tf.minimum(offsets, lengths - 1), lengths
+
+
+def _spread(values: tf.Tensor, indices: tf.Tensor, size: int) -> tf.Tensor:
+    """Puts values at their places among zeros.
+
+    Not by `scatter_nd`, which adds: no index repeats, and this is three times as fast.
+    """
+    sparse = tf.SparseTensor(
+        indices[:, tf.newaxis], tf.cast(values, tf.float32), [size]
+    )
+    return tf.sparse.to_dense(sparse, validate_indices=False)
 
 
 def check_wire(compressor: Compressor, wire: str) -> None:

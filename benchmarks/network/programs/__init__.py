@@ -1,0 +1,1 @@
+"""What the ranks run, a program for each way to train."""

@@ -1,6 +1,13 @@
 """Callbacks for training on several replicas, installed as `tfdist.callbacks`."""
 
 from .gradient_compression import GradientCompression as GradientCompression
+from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
+from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
 from .local_sgd import LocalSGD as LocalSGD
 
-__all__ = ["GradientCompression", "LocalSGD"]
+__all__ = [
+    "GradientCompression",
+    "GradientNoiseScale",
+    "LearningRateScaling",
+    "LocalSGD",
+]

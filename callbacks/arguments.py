@@ -42,3 +42,31 @@ def checked_integer(
             hint=f"Pass {name}={least} or more.",
         )
     )
+
+
+def checked_size(name: str, size: int | None) -> int | None:
+    """Returns `size`.
+
+    Raises:
+        ValueError: It is neither an integer from 1 on nor None.
+    """
+    return None if size is None else checked_integer(name, size, least=1)
+
+
+def checked_number(name: str, value: Any) -> float:
+    """Returns `value` as a float.
+
+    Raises:
+        ValueError: It is not a finite number from 0 on.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError(
+        explain(
+            f"Wrong {name}",
+            received=repr(value),
+            expected="a number >= 0",
+            hint=f"Leave {name} out to get its default.",
+        )
+    )

@@ -35,9 +35,15 @@ def start_of(
 
 
 def warmup_steps_of(optimizer: Any) -> int | None:
-    """Returns the warm-up of the optimizer's schedule, if it has one."""
-    rate = keras_names.innermost(optimizer).get_config().get("learning_rate")
-    steps = rate["config"].get("warmup_steps") if isinstance(rate, dict) else None
+    """Returns the warm-up of the optimizer's rate, if it has one.
+
+    Schedules tell it in their configuration, and so does what `LearningRateScaling`
+    puts in the place of the rate.
+    """
+    rate = keras_names.rate_of(optimizer)
+    steps = (
+        rate.get_config().get("warmup_steps") if hasattr(rate, "get_config") else None
+    )
     return int(steps) if steps else None
 
 

@@ -220,7 +220,9 @@ class GradientCompression(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        path.method = path.method.claimed("GradientCompression")
+        path.method = path.method.claimed(
+            "GradientCompression", without=("GradientNoiseScale",)
+        )
         return path.method.outer or path
 
     def _details(self) -> dict[str, Any]:

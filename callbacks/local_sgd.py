@@ -92,7 +92,11 @@ class LocalSGD(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        method = path.method.claimed("LocalSGD", before=("GradientCompression",))
+        method = path.method.claimed(
+            "LocalSGD",
+            before=("GradientCompression",),
+            without=("GradientNoiseScale",),
+        )
         self._refuse_moving_average()
         strategy.start_from_first(self.model)
         if self._outer is None or self._trained is not self.model:

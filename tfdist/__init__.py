@@ -43,6 +43,7 @@ _MODULES = (
     "data",
     "errors",
     "gradients",
+    "optimizers",
     "tools",
 )
 

@@ -173,6 +173,14 @@ def nothing_to_compress(place: Place) -> Any:
     return refused(model, lambda: model.fit(batches(), verbose=0, callbacks=callbacks))
 
 
+def long_warm_up(place: Place) -> Any:
+    model = compiled(place.strategy)
+    scaling = tfdist.callbacks.LearningRateScaling(warmup_epochs=3)
+    return refused(
+        model, lambda: model.fit(batches(), callbacks=[scaling], epochs=2, verbose=0)
+    )
+
+
 def nothing_wrong(place: Place) -> Any:
     """The negative control: the same measurement of a fit that trains."""
     model = compiled(place.strategy)
@@ -197,6 +205,7 @@ EVERYWHERE = (
     local_steps_too_late,
     local_steps_with_average,
     nothing_to_compress,
+    long_warm_up,
     nothing_wrong,
 )
 PROCESSES = (sharded_by_files, unknown_length)  # mistakes only among several processes

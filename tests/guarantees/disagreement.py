@@ -81,6 +81,16 @@ def other_compressor(place: Place) -> Any:
     )
 
 
+def other_rate(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        scaling = tfdist.callbacks.LearningRateScaling(
+            reference_batch_size=4 - 2 * place.rank, warmup_epochs=1
+        )
+        compiled(strategy).fit(batches(), callbacks=[scaling], verbose=0)
+
+    return fails(place, act)
+
+
 def extra_model(place: Place) -> Any:
     """No disagreement: rank 0 alone builds models, and even calls one of them."""
     strategy = place.connect()
@@ -168,6 +178,7 @@ if __name__ == "__main__":
         other_order,
         other_call,
         other_compressor,
+        other_rate,
         extra_model,
         predicts_outside,
         evaluates_alone,

@@ -21,6 +21,7 @@ MESSAGES = {
     "local_steps_too_late": ("ValueError", "GradientCompression before LocalSGD"),
     "local_steps_with_average": ("ValueError", "use_ema=True"),
     "nothing_to_compress": ("ValueError", "nothing to compress"),
+    "long_warm_up": ("ValueError", "a warm-up of 6 steps"),
 }
 PROCESSES = {
     "sharded_by_files": ("ValueError", "AutoShardPolicy.FILE"),

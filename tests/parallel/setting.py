@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-GLOBAL_BATCH = 16  # examples; 3 ranks share it as 6, 5 and 5
+GLOBAL_BATCH = 16  # examples; 3 ranks share it as 5, 5 and 6
 
 
 class Rendezvous:

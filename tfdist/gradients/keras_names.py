@@ -23,6 +23,7 @@ OPTIMIZER = (
     "_get_variable_index",
     "_trainable_variables",
 )
+RATE = ("_iterations", "_learning_rate")
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
@@ -53,6 +54,11 @@ def innermost(optimizer: Any) -> Any:
 def strategy_of(optimizer: Any) -> Any:
     """Returns the strategy under which an optimizer was created."""
     return innermost(optimizer)._distribution_strategy
+
+
+def rate_of(optimizer: Any) -> Any:
+    """Returns what gives an optimizer its rate: a variable, schedule or function."""
+    return innermost(optimizer)._learning_rate
 
 
 def keras_mask(tensor: Any) -> Any:

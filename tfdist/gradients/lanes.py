@@ -7,7 +7,7 @@ lasting name serves them all; different lanes overlap. The lanes of a training s
 lane        what travels                           when
 ==========  =====================================  ==============================
 gradients   one buffer per dtype                   every optimizer step
-gradients2  a compressor's second round            optimizer steps, if it has one
+gradients2  a compressor's second round; or noise  optimizer steps, if there is one
 gradients3  its third                              optimizer steps, if it has one
 sparse      values and row indices of gradients    optimizer steps, if there are any
 control     denominators; the finite flag          uneven data, masks; loss scaling

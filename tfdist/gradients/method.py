@@ -37,15 +37,23 @@ class Method:
     outer: GradientPath | None = None
     claims: tuple[str, ...] = ()
 
-    def claimed(self, name: str, *, before: tuple[str, ...] = ()) -> Method:
+    def claimed(
+        self,
+        name: str,
+        *,
+        before: tuple[str, ...] = (),
+        without: tuple[str, ...] = (),
+    ) -> Method:
         """Returns the same method with one more claim.
 
         Args:
             name: The callback's name.
             before: The callbacks that it has to precede in the list.
+            without: The callbacks that it excludes.
 
         Raises:
-            ValueError: It has a claim already, or comes after one of `before`.
+            ValueError: It has a claim already, comes after one of `before`, or
+                together with one of `without`.
         """
         if name in self.claims:
             raise ValueError(
@@ -64,6 +72,16 @@ class Method:
                         received=f"{late} before {name}",
                         expected=f"{name} first",
                         hint=f"callbacks=[{name}(...), {late}(...)]",
+                    )
+                )
+        for other in without:
+            if other in self.claims:
+                raise ValueError(
+                    explain(
+                        f"{other} and {name} exclude each other",
+                        received="both in one fit",
+                        expected="one of them: the noise is measured in plain sums",
+                        hint=f"Leave {other} or {name} out.",
                     )
                 )
         return dataclasses.replace(self, claims=(*self.claims, name))

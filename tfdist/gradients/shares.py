@@ -41,6 +41,7 @@ class Shares:
             (t for t in tf.nest.flatten(data, expand_composites=False) if _has_rows(t)),
             None,
         )
+        self._first = first
         self._equal = equal or first is None or replicas() == 1
         self._rows: Any = None if self._equal else tf.cast(_rows(first), tf.float32)
         self._all_rows: Any = None
@@ -49,6 +50,11 @@ class Shares:
     def equal(self) -> bool:
         """Whether every replica holds equally many examples, known while tracing."""
         return self._equal
+
+    @property
+    def rows(self) -> Any:
+        """The number of this replica's examples; float32."""
+        return tf.cast(0 if self._first is None else _rows(self._first), tf.float32)
 
     @contextlib.contextmanager
     def weighing(self) -> Iterator[None]:

@@ -71,15 +71,46 @@ def batches_are_equal(arguments: Mapping[str, Any], replicas: int) -> bool:
         return known and (
             is_replica_batches(data) or all(size % replicas == 0 for size in sizes)
         )
-    arrays = keras.tree.flatten(data)
-    if not arrays or not all(isinstance(a, np.ndarray | tf.Tensor) for a in arrays):
+    rows = _rows_of_arrays(arguments)
+    if rows is None:
         return False
+    size = _size_of_array_batches(arguments, rows)
+    return rows % size == 0 and size % replicas == 0
+
+
+def global_batch_size(arguments: Mapping[str, Any]) -> int | None:
+    """Returns the number of examples in a whole batch, if `fit`'s arguments tell it.
+
+    Told by arrays and their `batch_size`, and by datasets whose last stages batch.
+    """
+    data = arguments.get("x")
+    if isinstance(data, tf.data.Dataset):
+        if is_replica_batches(data):
+            return None
+        shapes = [getattr(s, "shape", None) for s in tf.nest.flatten(data.element_spec)]
+        sizes = {shape[0] if shape else None for shape in shapes}
+        if None in sizes:  # a partial last batch hides it
+            graph = tf.data.experimental.to_variant(data)
+            sizes = {int(tf.raw_ops.ComputeBatchSize(input_dataset=graph))}
+        size = int(sizes.pop() or 0)
+        return size if not sizes and size > 0 else None
+    rows = _rows_of_arrays(arguments)
+    return None if rows is None else _size_of_array_batches(arguments, rows)
+
+
+def _rows_of_arrays(arguments: Mapping[str, Any]) -> int | None:
+    """Returns the number of examples to train on, if they are given as arrays."""
+    arrays = keras.tree.flatten(arguments.get("x"))
+    if not arrays or not all(isinstance(a, np.ndarray | tf.Tensor) for a in arrays):
+        return None
     rows = int(arrays[0].shape[0])
-    rows = int(rows * (1.0 - (arguments.get("validation_split") or 0.0)))
+    return int(rows * (1.0 - (arguments.get("validation_split") or 0.0)))
+
+
+def _size_of_array_batches(arguments: Mapping[str, Any], rows: int) -> int:
     steps = arguments.get("steps_per_epoch") or arguments.get("steps")
     size = arguments.get("batch_size") or (-(-rows // steps) if steps else None)
-    size = size or _KERAS_BATCH_SIZE
-    return rows % size == 0 and size % replicas == 0
+    return int(size or _KERAS_BATCH_SIZE)
 
 
 def _describe(data: Any) -> str:

@@ -227,6 +227,18 @@ class KerasTraining(_Strategy):
                     self._sent.update((id(variable), variable) for variable in new)
 
     @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """Forgets at the end which variables were sent from rank 0 within.
+
+        For those who restore what the variables were before.
+        """
+        before = dict(self._sent)
+        try:
+            yield
+        finally:
+            self._sent = weakref.WeakValueDictionary(before)
+
+    @contextlib.contextmanager
     def _phase(self, phase: Phase, details: dict[str, Any] | None) -> Iterator[None]:
         """Enters a phase with all ranks, and says why if a collective fails in it."""
         if details is not None:

@@ -12,6 +12,7 @@ ORDER = (
     "averaging",
     "execution",
     "layers",
+    "learning_rates",
     "callbacks",
     "files",
     "custom_loops",

@@ -344,13 +344,14 @@ def local_sgd_outer(setting: Setting) -> Results:
 
 
 def by_hand(weights: Any, inputs: Any, targets: Any, replicas: int) -> Any:
+    bounds = [16 * replica // replicas for replica in range(1, replicas)]
     outer, velocity = weights.copy(), np.zeros_like(weights)
     own = [weights.copy() for _ in range(replicas)]
     for step in range(8):
         rows = slice(16 * (step % 4), 16 * (step % 4 + 1))
         parts = zip(
-            np.array_split(inputs[rows], replicas),
-            np.array_split(targets[rows], replicas),
+            np.split(inputs[rows], bounds),
+            np.split(targets[rows], bounds),
             strict=True,
         )
         for replica, (x, y) in enumerate(parts):

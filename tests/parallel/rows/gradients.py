@@ -1,10 +1,14 @@
-"""Clipping and gradient accumulation."""
+"""Clipping and gradient accumulation; the noise of gradients."""
+
+from typing import Any
 
 import keras
+import numpy as np
 
-from tests.parallel.registry import Results, row
-from tests.parallel.setting import Setting
-from tests.parallel.training import regression, sgd, train
+import tfdist
+from tests.parallel.registry import Needs, Results, row
+from tests.parallel.setting import GLOBAL_BATCH, Setting
+from tests.parallel.training import outcome, regression, sgd, train
 
 
 @row("clipnorm")
@@ -82,3 +86,55 @@ def accumulation_empty(setting: Setting) -> Results:
         data=regression(33),
         epochs=2,
     )
+
+
+FEATURES, DISTANCE = 32, 2.0
+
+
+def noise_scale(setting: Setting, **options: Any) -> Results:
+    """Measure the noise of a parabola: of w - x, where x has the covariance 1."""
+    with setting.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((1,)),
+                keras.layers.Dense(
+                    FEATURES, use_bias=False, kernel_initializer="zeros"
+                ),
+            ]
+        )
+        model.compile(
+            keras.optimizers.SGD(1e-4, **options),
+            lambda x, w: keras.ops.sum((w - x) ** 2, axis=-1) / 2,
+        )
+    points = np.random.default_rng(3).normal(size=(200 * GLOBAL_BATCH, FEATURES))
+    points += DISTANCE / FEATURES**0.5
+    noise = tfdist.callbacks.GradientNoiseScale(decay=0.995)
+    inputs = np.ones((len(points), 1), "float32")
+    history = model.fit(
+        inputs,
+        points.astype("float32"),
+        batch_size=GLOBAL_BATCH,
+        shuffle=False,
+        verbose=0,
+        callbacks=[noise] * (setting.replicas > 1),
+    )
+    results = outcome(setting, model, history)
+    if setting.replicas > 1:
+        found = results.pop("history/gradient_noise_scale").item()
+        expected = FEATURES / DISTANCE**2
+        assert abs(found / expected - 1) < 0.15, f"{found}, not {expected}"
+        _, _, batch, weight = noise.get_state()["averages"]
+        assert round(batch / weight) == GLOBAL_BATCH * (
+            options.get("gradient_accumulation_steps") or 1
+        )
+    return results
+
+
+@row("GradientNoiseScale of a parabola with known noise", needs=Needs.TFDIST)
+def noise_of_parabola(setting: Setting) -> Results:
+    return noise_scale(setting)
+
+
+@row("GradientNoiseScale, accumulation 2", needs=Needs.TFDIST)
+def noise_accumulated(setting: Setting) -> Results:
+    return noise_scale(setting, gradient_accumulation_steps=2)

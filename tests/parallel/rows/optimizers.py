@@ -1,10 +1,11 @@
-"""Every Keras optimizer, a few steps of each."""
+"""Every Keras optimizer and tfdist's own, a few steps of each."""
 
 from functools import partial
 from typing import Any
 
 import keras
 
+import tfdist
 from tests.parallel.registry import Results, row
 from tests.parallel.setting import Setting
 from tests.parallel.training import compile_under, outcome, perceptron, regression
@@ -25,12 +26,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Lamb": {},
     "Muon": {},
     "ScheduleFreeAdamW": {},
+    "LARS": {"weight_decay": 0.01, "trust_coefficient": 0.1, "clipnorm": 0.05},
 }
+
+
+def found(optimizer: str) -> Any:
+    """Return the class, or None: Keras 3.8 has neither Muon nor ScheduleFreeAdamW."""
+    own = getattr(tfdist.optimizers, optimizer, None)
+    return own or getattr(keras.optimizers, optimizer, None)
 
 
 def fit_with(setting: Setting, optimizer: str) -> Results:
     """Train three steps."""
-    build = getattr(keras.optimizers, optimizer)
+    build = found(optimizer)
     model = compile_under(
         setting, perceptron, lambda: build(RATE, **OPTIONS[optimizer]), "mse"
     )
@@ -44,7 +52,6 @@ def fit_with(setting: Setting, optimizer: str) -> Results:
 
 
 for _name in OPTIONS:
-    # Keras 3.8 has neither Muon nor ScheduleFreeAdamW.
-    if hasattr(keras.optimizers, _name):
+    if found(_name) is not None:
         register = row(_name, name=f"optimizer_{_name.lower()}")
         register(partial(fit_with, optimizer=_name))

@@ -1,0 +1,57 @@
+"""What a running `fit` was called with, and what has to end with it.
+
+Keras tells callbacks neither the batch size nor that `fit` has failed. The first
+callback that needs one of them wraps `keras.Model.fit`, under every strategy and
+without any; nothing else about `fit` changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One call of `fit`."""
+
+    model: Any
+    arguments: Mapping[str, Any]  # by name, as far as they were given
+    ending: contextlib.ExitStack  # closed however `fit` ends
+
+
+_running: list[Fit] = []
+_wrapped = False
+
+
+def install() -> None:
+    """Wraps `keras.Model.fit`, once in a process."""
+    global _wrapped
+    if not _wrapped:
+        keras.Model.fit = _noted(keras.Model.fit)
+        _wrapped = True
+
+
+def running(model: Any) -> Fit | None:
+    """Returns the call of `fit` that this model is in, if any."""
+    return next((fit for fit in reversed(_running) if fit.model is model), None)
+
+
+def _noted(method: Any) -> Any:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments = signature.bind(model, *args, **kwargs).arguments
+        with contextlib.ExitStack() as ending:
+            _running.append(Fit(model, arguments, ending))
+            ending.callback(_running.pop)
+            return method(model, *args, **kwargs)
+
+    return fit

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist.callbacks import GradientCompression
+import tfdist
 
 Arrays = dict[str, np.ndarray]
 
@@ -102,7 +102,7 @@ def predict(place: Place) -> Arrays:
 def compression(place: Place) -> Arrays:
     """Trains with gradients that are taken apart, sent, and put together whole."""
     model = _model(place, seed=SEED)
-    compress = GradientCompression(
+    compress = tfdist.callbacks.GradientCompression(
         "topk", ratio=1.0, start_step=0, min_size=0, log=False
     )
     with warnings.catch_warnings():

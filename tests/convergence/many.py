@@ -78,7 +78,7 @@ def begin(model: keras.Model, seed: int) -> None:
     model.set_weights(digits.first_weights(shapes, seed))
     for variable in model.optimizer.variables:
         variable.assign(np.zeros(variable.shape, variable.dtype))
-    reduction = path_of(model.optimizer).reduction
+    reduction = path_of(model.optimizer).method.reduction
     if isinstance(reduction, CompressedSum):
         first = {name: v.numpy() for name, v in reduction.fused.init().items()}
         first["step"] = np.int64(seed * STEPS_BETWEEN_DRAWS)

@@ -70,9 +70,9 @@ def bytes_of(model: keras.Model, ranks: int) -> dict[str, float]:
     """Return what reaches each rank in a step, and what would uncompressed."""
     path = path_of(model.optimizer)
     plain = Fused(NoCompression(), slots_of(path.kinds), ranks).bytes_uncompressed()
-    if not isinstance(path.reduction, CompressedSum):
+    if not isinstance(path.method.reduction, CompressedSum):
         return {"bytes": plain, "bytes_uncompressed": plain}
-    sent = path.reduction.fused.bytes_on_wire()
+    sent = path.method.reduction.fused.bytes_on_wire()
     return {"bytes": sent, "bytes_uncompressed": plain}
 
 

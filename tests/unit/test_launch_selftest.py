@@ -163,7 +163,7 @@ import numpy as np
 from pathlib import Path
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 strategy = sys.argv[sys.argv.index("--strategy") + 1]
-for check in ("collectives", "broadcast", "fit", "predict"):
+for check in ("collectives", "broadcast", "fit", "predict", "compression"):
     wrong = check == "fit" and strategy == "mirrored"
     np.savez(out / f"{check}.0.npz", a=np.float32([2.0 if wrong else 1.0]))
     outcome = {"error": "", "began": 0.0, "ended": 0.0}
@@ -183,14 +183,15 @@ def run_stand_in(monkeypatch, folder: Path, stop: str | None = None) -> int:
 def test_a_difference_is_a_failure(monkeypatch, tmp_path, capsys):
     assert run_stand_in(monkeypatch, tmp_path) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1:3] for line in lines[:4]] == [
+    assert [line.split()[1:3] for line in lines[:5]] == [
         ["collectives", "pass"],
         ["broadcast", "pass"],
         ["fit", "FAILED:"],
         ["predict", "pass"],
+        ["compression", "pass"],
     ]
     assert "a differs from one process by 1.0e+00" in lines[2]
-    assert lines[4].startswith("selftest: 1 of 4 checks failed; logs are in ")
+    assert lines[5].startswith("selftest: 1 of 5 checks failed; logs are in ")
 
 
 def test_a_process_that_ends_early_is_a_failure(monkeypatch, tmp_path, capsys):

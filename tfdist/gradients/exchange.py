@@ -57,7 +57,7 @@ class ReplicaExchange:
         strategy = tf.distribute.get_strategy()
         self._context = tf.distribute.get_replica_context()
         self._watch = watch
-        self._lanes = iter(lanes.ROUNDS)
+        self._lanes = iter(lanes.BUFFERS)
         self._strategy: Any = strategy
         self.ranks = strategy.num_replicas_in_sync
         self.rank = self._context.replica_id_in_sync_group

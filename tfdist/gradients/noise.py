@@ -59,7 +59,7 @@ class NoiseMeasured:
         rows = tf.zeros([]) if share is None else share.rows
         own = tf.stack([squared_norm(gradients), rows])
         reduced = self.inner(gradients, kinds)
-        (totals,) = sum_tensors([own], lanes.ROUNDS[1])
+        (totals,) = sum_tensors([own], lanes.BUFFERS[-1])
         whole = tf.cast(squared_norm(reduced.gradients), tf.float64)
         parts, examples = tf.unstack(tf.cast(totals, tf.float64))
         signal, noise = estimates(whole, parts, examples, replicas())

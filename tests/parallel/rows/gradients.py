@@ -1,6 +1,7 @@
 """Clipping and gradient accumulation; the noise of gradients."""
 
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -9,6 +10,13 @@ import tfdist
 from tests.parallel.registry import Needs, Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import outcome, regression, sgd, train
+from tfdist.gradients import collectives
+
+
+@row("gradients in many buffers, global_clipnorm", needs=Needs.TFDIST)
+def many_buffers(setting: Setting) -> Results:
+    with mock.patch.object(collectives, "BUFFER_BYTES", 4):
+        return train(setting, optimizer=lambda: sgd(global_clipnorm=0.05))
 
 
 @row("clipnorm")

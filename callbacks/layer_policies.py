@@ -104,6 +104,14 @@ def half_types(policies: Sequence[tuple[Any, keras.DTypePolicy]]) -> set[str]:
     return {policy.compute_dtype for _, policy in policies} & set(HALVES)
 
 
+def summary(policies: Sequence[tuple[Any, keras.DTypePolicy]]) -> str:
+    """Words which layers get which policy, without names, which may differ by rank."""
+    names = [policy.name for _, policy in policies]
+    usual = max(sorted(set(names)), key=names.count)
+    others = {place: name for place, name in enumerate(names) if name != usual}
+    return f"{usual} for {len(names)} layers, except {others}"
+
+
 def output_layers(model: Any) -> list[Any] | None:
     """Returns the layers that compute a model's outputs, with all that they contain.
 

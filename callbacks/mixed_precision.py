@@ -245,9 +245,7 @@ class MixedPrecision(keras.callbacks.Callback):
             "starts": str([stage.start for stage in self.stages]),
         }
         for number, policies in enumerate(self._policies):
-            for place, (layer, policy) in enumerate(policies):
-                kind = type(layer).__name__
-                details[f"layer {place} in stage {number}"] = f"{kind} {policy.name}"
+            details[f"stage {number}"] = layer_policies.summary(policies)
         return details
 
     def _refuse_second(self) -> None:

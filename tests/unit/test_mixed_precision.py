@@ -8,7 +8,12 @@ import pytest
 
 import tfdist
 from tests.parallel.training import regression
-from tfdist.callbacks import MixedPrecision, emulation, layer_policies
+from tfdist.callbacks import (
+    LearningRateScaling,
+    MixedPrecision,
+    emulation,
+    layer_policies,
+)
 from tfdist.callbacks.loss_scale import Advice
 from tfdist.callbacks.precision_plan import refuse_unreachable, stage_at, stages_of
 from tfdist.gradients.attach import attach, path_of
@@ -47,7 +52,11 @@ def fit(model, *callbacks, **options):
 
 
 def computes_in(model):
-    return {layer.name: layer.compute_dtype for layer in model._flatten_layers()}
+    return {
+        layer.name: layer.compute_dtype
+        for layer in model._flatten_layers()
+        if not isinstance(layer, layers.InputLayer)
+    }
 
 
 @pytest.mark.parametrize(
@@ -318,6 +327,63 @@ def test_a_global_policy_is_checked():
         "float32",
         "float32",
     ]
+
+
+def test_a_global_map_is_checked():
+    keras.config.set_dtype_policy(
+        policies.DTypePolicyMap(
+            keras.DTypePolicy("mixed_bfloat16"),
+            {".*/own": keras.DTypePolicy("float32")},
+        )
+    )
+    model = compiled(perceptron(layers.Dense(3, name="own")))
+    keras.config.set_dtype_policy("float32")
+    fit(model, MixedPrecision([("mixed_bfloat16", 0), ("float32", 0.5)]), epochs=1)
+    assert set(computes_in(model).values()) == {"float32"}
+
+
+def many_layers():
+    inputs = keras.Input((6,), dtype="int32")
+    found = layers.Embedding(20, 8)(inputs)
+    found = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(found)
+    found = found + layers.MultiHeadAttention(2, 4)(found, found)
+    found = layers.LayerNormalization()(layers.Conv1D(8, 3, padding="same")(found))
+    found = layers.BatchNormalization()(layers.Flatten()(found))
+    return keras.Model(inputs, layers.Dense(2)(layers.PReLU()(found)))
+
+
+def test_changed_layers_compute_as_those_that_were_built_so():
+    policy = "mixed_bfloat16"
+    model = many_layers()
+    keras.config.set_dtype_policy(policy)
+    built_so = many_layers()
+    built_so.set_weights(model.get_weights())
+    tokens = np.arange(48).reshape(8, 6) % 20
+    before = model.predict(tokens, verbose=0)
+    wanted = layer_policies.policies_of(model, keras.DTypePolicy(policy), [])
+    layer_policies.assign(wanted)
+    model.predict_function = None
+    outputs = model.predict(tokens, verbose=0)
+    assert not np.array_equal(outputs, before)
+    np.testing.assert_array_equal(outputs, built_so.predict(tokens, verbose=0))
+    kinds = [type(layer).__name__ for layer, _ in wanted]
+    assert {"LSTMCell", "EinsumDense", "Softmax"} <= set(kinds)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_with_a_scaled_learning_rate(first):
+    def scaling():
+        return LearningRateScaling(reference_batch_size=4, warmup_epochs=1)
+
+    callbacks = [MixedPrecision("mixed_float16"), scaling()][:: 1 if first else -1]
+    model = compiled()
+    history = fit(model, *callbacks, epochs=3)
+    assert (
+        history["learning_rate"]
+        == fit(compiled(), scaling(), epochs=3)["learning_rate"]
+    )
+    assert history["skipped_steps"] == [0, 0, 0]
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
 
 
 class Stubborn(layers.Dense):

@@ -43,7 +43,9 @@ class MixedPrecision(keras.callbacks.Callback):
 
     The policies stay with the model when `fit` ends: `evaluate`, `predict` and saved
     models compute as training did, and load where tfdist is not installed.
-    `MixedPrecision("float32")` takes them back.
+    `MixedPrecision("float32")` takes them back. Put it first in the list, so that
+    callbacks which restore an optimizer meet the one that trains. One process may skip
+    a float16 step that several replicas make: it sums more examples in 16 bits.
 
     Args:
         policy: "mixed_float16", "mixed_bfloat16", "float32" (also as objects); a
@@ -102,7 +104,7 @@ class MixedPrecision(keras.callbacks.Callback):
         fits.install()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Checks everything, and changes the layers before the first step."""
+        """Checks everything, and puts the loss scale around the optimizer."""
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
             require_own_strategy("MixedPrecision", strategy)
@@ -131,15 +133,13 @@ class MixedPrecision(keras.callbacks.Callback):
                     growth_steps=self.growth_steps,
                 )
             self._scale = Scale(scaler, growth_steps=self.growth_steps)
-        self._stage = -1
-        first = 0 if fit is None else fit.arguments.get("initial_epoch") or 0
-        self._enter(first, 0)
-        self._restore()
+        self._stage = -1  # layers change when every callback has had its say
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts to count, and the stage that begins here."""
         self._epoch = epoch
         self._enter(epoch, 0)
+        self._restore()
         self._skipped.begin_epoch(self.model.optimizer)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -187,8 +187,10 @@ class MixedPrecision(keras.callbacks.Callback):
             float16), which are also in the optimizer's variables, and
             "skipped_steps" of all epochs. Stages follow from the epoch.
         """
+        if self._restored is not None:
+            return self._restored
         if self._scale is None:
-            return self._restored or _NOTHING
+            return dict(_NOTHING)
         return {
             "loss_scale": self._scale.value,
             "counter": self._scale.counter,

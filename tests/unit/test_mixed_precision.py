@@ -177,8 +177,9 @@ def test_a_built_model_trains_in_16_bits_with_float32_weights():
     np.testing.assert_allclose(history["loss"], plain["loss"], rtol=2e-2)
     assert history["loss"] != plain["loss"], "nothing was computed in 16 bits"
     inputs, targets = regression()
-    half = model.predict(inputs, verbose=0)
-    fit(model, MixedPrecision("float32"), epochs=1, initial_epoch=1)  # no step
+    half, weights = model.predict(inputs, verbose=0), model.get_weights()
+    fit(model, MixedPrecision("float32"), epochs=1)
+    model.set_weights(weights)
     assert not np.array_equal(half, model.predict(inputs, verbose=0))
 
 
@@ -306,6 +307,8 @@ def test_a_schedule_switches_with_one_retrace():
     assert set(computes_in(model).values()) == {"float32"}
     again = fit(model, precision, epochs=1)
     assert again["loss_scale"] == [1.0]  # of an epoch whose last step is in float32
+    again = fit(model, MixedPrecision("mixed_float16"), epochs=1)
+    assert again["loss_scale"] == [2.0**15]
 
 
 def test_resumed_in_the_later_stage():
@@ -434,6 +437,7 @@ def test_given_twice():
     model = compiled()
     with pytest.raises(ValueError, match="two MixedPrecision"):
         fit(model, precision, MixedPrecision("float32"))
+    assert set(computes_in(model).values()) == {"float32"}
     fit(model, precision)
     fit(model, precision)  # but one may be given again
 

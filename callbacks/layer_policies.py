@@ -80,13 +80,13 @@ def assign(policies: Sequence[tuple[Any, keras.DTypePolicy]]) -> bool:
             continue
         before.append((layer, _own_policy(layer)))
         try:
-            layer.dtype_policy = policy
+            keras_names.set_policy(layer, policy)
             if layer.compute_dtype != policy.compute_dtype:
                 raise ValueError(f"it still computes in {layer.compute_dtype}")
         except Exception as error:
             for changed, own in before:
                 if changed is not layer:
-                    changed.dtype_policy = own
+                    keras_names.set_policy(changed, own)
             raise ValueError(
                 explain(
                     f"Layer {layer.name!r} ({type(layer).__name__}) refuses the policy "

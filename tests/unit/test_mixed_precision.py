@@ -333,16 +333,21 @@ def test_a_global_policy_is_checked():
 
 
 def test_a_global_map_is_checked():
-    keras.config.set_dtype_policy(
-        policies.DTypePolicyMap(
-            keras.DTypePolicy("mixed_bfloat16"),
-            {".*/own": keras.DTypePolicy("float32")},
-        )
-    )
+    own = {".*/own": keras.DTypePolicy("float32")}
+    mapped = policies.DTypePolicyMap(keras.DTypePolicy("mixed_bfloat16"), own)
+    keras.config.set_dtype_policy(mapped)
     model = compiled(perceptron(layers.Dense(3, name="own")))
     keras.config.set_dtype_policy("float32")
-    fit(model, MixedPrecision([("mixed_bfloat16", 0), ("float32", 0.5)]), epochs=1)
+    fit(model, MixedPrecision("mixed_bfloat16"), epochs=1)
+    found = computes_in(model)
+    assert [found[name] for name in ("first", "own", "last")] == [
+        "bfloat16",
+        "float32",
+        "float32",
+    ]
+    fit(model, MixedPrecision("float32"), epochs=1)
     assert set(computes_in(model).values()) == {"float32"}
+    assert set(mapped) == {".*/own"}  # the user's own is intact
 
 
 def many_layers():

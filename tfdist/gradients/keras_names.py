@@ -78,3 +78,14 @@ def note_compiled(model: Any, name: str, value: Any) -> None:
     noted = getattr(model, "_compile_config", None)
     if noted is not None and name in noted.config:
         noted.config[name] = value
+
+
+def set_policy(layer: Any, policy: keras.DTypePolicy) -> None:
+    """Gives a layer a dtype policy of its own.
+
+    Keras's setter writes into a map that the layer shares with others, and Keras 3.8
+    takes a layer's path in it for a pattern that also fits its children's.
+    """
+    if isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+        layer._dtype_policy = policy
+    layer.dtype_policy = policy

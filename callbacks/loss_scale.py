@@ -19,23 +19,22 @@ _NEVER = 2**31 - 1  # steps to the next growth: the counter has 32 bits
 SKIPPED_TOO_OFTEN = 0.2  # of an epoch's steps
 
 
-def checked_scale(loss_scale: Any) -> str | float:
-    """Returns the loss scale.
+def checked_scale(name: str, value: Any) -> float:
+    """Returns a scale of the loss as a float.
 
     Raises:
-        ValueError: It is neither "dynamic" nor a finite number from 1 on.
+        ValueError: It is not a finite number from 1 on.
     """
-    if loss_scale == "dynamic":
-        return "dynamic"
-    is_number = isinstance(loss_scale, int | float) and not isinstance(loss_scale, bool)
-    if is_number and 1 <= loss_scale < float("inf"):
-        return float(loss_scale)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 1 <= value < float("inf"):
+        return float(value)
     raise ValueError(
         explain(
-            "Wrong loss_scale",
-            received=repr(loss_scale),
-            expected='"dynamic", or a number >= 1',
-            hint='Leave loss_scale="dynamic"; or pass a power of two such as 1024.0.',
+            f"Wrong {name}",
+            received=repr(value),
+            expected="a number >= 1"
+            + (', or "dynamic"' if name == "loss_scale" else ""),
+            hint=f"Leave {name} out; or pass a power of two such as 1024.0.",
         )
     )
 

@@ -15,7 +15,7 @@ from tfdist.strategies import fits
 from tfdist.strategies.training import KerasTraining
 
 from . import layer_policies
-from .arguments import checked_integer, checked_number, require_own_strategy
+from .arguments import checked_integer, require_own_strategy
 from .emulation import say_if_emulated
 from .loss_scale import Advice, Scale, Skipped, checked_scale, refuse_double, wrapped
 from .precision_plan import refuse_unreachable, stage_at, stages_of, written
@@ -91,8 +91,10 @@ class MixedPrecision(keras.callbacks.Callback):
         super().__init__()
         self.stages = stages_of(policy)
         self.keep_float32 = _checked_names(keep_float32)
-        self.loss_scale = checked_scale(loss_scale)
-        self.initial_scale = checked_number("initial_scale", initial_scale)
+        self.loss_scale = loss_scale
+        if loss_scale != "dynamic":
+            self.loss_scale = checked_scale("loss_scale", loss_scale)
+        self.initial_scale = checked_scale("initial_scale", initial_scale)
         self.growth_steps = checked_integer("growth_steps", growth_steps, least=1)
         self._policies: list[Policies] = []  # of each stage
         self._stage = -1

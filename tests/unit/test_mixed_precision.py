@@ -101,6 +101,7 @@ def test_configuration_round_trip(policy):
         ({"loss_scale": "static"}, "'static'"),
         ({"loss_scale": float("nan")}, "nan"),
         ({"initial_scale": -2.0}, "initial_scale"),
+        ({"initial_scale": 0}, "initial_scale"),
         ({"growth_steps": 0}, "growth_steps"),
         ({"keep_float32": "last"}, "keep_float32=['auto', 'last']"),
         ({"keep_float32": [1]}, "keep_float32"),

@@ -4,10 +4,12 @@ from .gradient_compression import GradientCompression as GradientCompression
 from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
 from .local_sgd import LocalSGD as LocalSGD
+from .mixed_precision import MixedPrecision as MixedPrecision
 
 __all__ = [
     "GradientCompression",
     "GradientNoiseScale",
     "LearningRateScaling",
     "LocalSGD",
+    "MixedPrecision",
 ]

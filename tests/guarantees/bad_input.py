@@ -181,6 +181,24 @@ def long_warm_up(place: Place) -> Any:
     )
 
 
+def precise_twice(place: Place) -> Any:
+    kind = tfdist.callbacks.MixedPrecision
+    return fit_with(place, kind("mixed_bfloat16"), kind("float32"))
+
+
+def two_loss_scales(place: Place) -> Any:
+    scaled = keras.optimizers.LossScaleOptimizer
+    with place.strategy.scope():
+        optimizer = scaled(scaled(keras.optimizers.SGD(0.1)))
+    model = compiled(place.strategy, optimizer=optimizer)
+    callbacks = [tfdist.callbacks.MixedPrecision("mixed_float16")]
+    return refused(model, lambda: model.fit(batches(), verbose=0, callbacks=callbacks))
+
+
+def unknown_policy(place: Place) -> Any:
+    return caught(lambda: tfdist.callbacks.MixedPrecision("mixed_flaot16"))
+
+
 def nothing_wrong(place: Place) -> Any:
     """The negative control: the same measurement of a fit that trains."""
     model = compiled(place.strategy)
@@ -206,6 +224,9 @@ EVERYWHERE = (
     local_steps_with_average,
     nothing_to_compress,
     long_warm_up,
+    precise_twice,
+    two_loss_scales,
+    unknown_policy,
     nothing_wrong,
 )
 PROCESSES = (sharded_by_files, unknown_length)  # mistakes only among several processes

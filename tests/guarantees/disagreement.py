@@ -91,6 +91,15 @@ def other_rate(place: Place) -> Any:
     return fails(place, act)
 
 
+def other_precision(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        policy = ("mixed_bfloat16", "float32")[place.rank]
+        precision = tfdist.callbacks.MixedPrecision(policy)
+        compiled(strategy).fit(batches(), callbacks=[precision], verbose=0)
+
+    return fails(place, act)
+
+
 def extra_model(place: Place) -> Any:
     """No disagreement: rank 0 alone builds models, and even calls one of them."""
     strategy = place.connect()
@@ -179,6 +188,7 @@ if __name__ == "__main__":
         other_call,
         other_compressor,
         other_rate,
+        other_precision,
         extra_model,
         predicts_outside,
         evaluates_alone,

@@ -22,6 +22,9 @@ MESSAGES = {
     "local_steps_with_average": ("ValueError", "use_ema=True"),
     "nothing_to_compress": ("ValueError", "nothing to compress"),
     "long_warm_up": ("ValueError", "a warm-up of 6 steps"),
+    "precise_twice": ("ValueError", "two MixedPrecision"),
+    "two_loss_scales": ("ValueError", "two loss scales"),
+    "unknown_policy": ("ValueError", "'mixed_flaot16'"),
 }
 PROCESSES = {
     "sharded_by_files": ("ValueError", "AutoShardPolicy.FILE"),

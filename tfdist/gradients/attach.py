@@ -66,7 +66,15 @@ def attach(
     if owner is not None:
         owner.serve(model)
         return optimizer
-    base = keras_names.innermost(optimizer)
+    inner = optimizer
+    while hasattr(inner, "inner_optimizer"):
+        inner = inner.inner_optimizer
+        wrapped = path_of(inner)
+        if wrapped is not None:
+            wrapped.serve(model)
+            wrapped.move_to(optimizer)
+            return optimizer
+    base = inner
     keras_names.require(base, keras_names.OPTIMIZER)
     # Bypasses Keras's attribute tracking, which would look for variables in it.
     path = GradientPath(optimizer, base, model)
@@ -124,7 +132,6 @@ class GradientPath:
         self._go_on: tf.Tensor | None = None  # whether it is to be made
         self._base = base
         self._clip: Callable[[Gradients], Gradients] = base._clip_gradients
-        self._apply = optimizer.apply
         self._apply_filtered = base._backend_apply_gradients
         # Keras clips, then sums over replicas. Clipping has to see the sum, so the
         # sum moves to the front of clipping and Keras's own becomes the identity.
@@ -133,11 +140,7 @@ class GradientPath:
         base._backend_apply_gradients = self._note_variables
         base._apply_weight_decay = self._unless_skipped(base._apply_weight_decay)
         base._backend_update_step = self._unless_skipped(base._backend_update_step)
-        optimizer.apply = self._apply_checked
-        while optimizer is not base:
-            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                _agree_on_finite(optimizer)
-            optimizer = optimizer.inner_optimizer
+        self._enter(optimizer, base)
 
     @property
     def model(self) -> Any:
@@ -148,6 +151,14 @@ class GradientPath:
     def strategy(self) -> Any:
         """The strategy under which the optimizer was created."""
         return keras_names.strategy_of(self._base)
+
+    def move_to(self, optimizer: Any) -> None:
+        """Goes on with an optimizer that has been put around the present one."""
+        present = self.optimizer
+        del present.apply, vars(present)[_MARK]
+        self.optimizer = optimizer
+        object.__setattr__(optimizer, _MARK, self)
+        self._enter(optimizer, present)
 
     def serve(self, model: Any) -> None:
         """Notes the model, or refuses a second one."""
@@ -166,6 +177,15 @@ class GradientPath:
                 )
             )
         self._model = weakref.ref(model)
+
+    def _enter(self, optimizer: Any, inner: Any) -> None:
+        """Hooks what is called first, and the wrappers down to an inner optimizer."""
+        self._apply = optimizer.apply
+        optimizer.apply = self._apply_checked
+        while optimizer is not inner:
+            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                _agree_on_finite(optimizer)
+            optimizer = optimizer.inner_optimizer
 
     def _apply_checked(
         self, gradients: Gradients, trainable_variables: Any = None

@@ -27,6 +27,7 @@ RATE = ("_iterations", "_learning_rate")
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
+LOSS_SCALE = ("_stateful_handle_non_finite_grads",)
 
 
 def require(owner: Any, names: tuple[str, ...]) -> None:
@@ -64,3 +65,27 @@ def rate_of(optimizer: Any) -> Any:
 def keras_mask(tensor: Any) -> Any:
     """Returns the mask that a layer attached to its output, or None."""
     return getattr(tensor, "_keras_mask", None)
+
+
+def history_of(tensor: Any) -> tuple[Any, int, int]:
+    """Returns a KerasTensor's operation, the number of its call, and of the output."""
+    operation, node, place = tensor._keras_history
+    return operation, node, place
+
+
+def note_compiled(model: Any, name: str, value: Any) -> None:
+    """Replaces an argument of `compile` in what a saved model is compiled with."""
+    noted = getattr(model, "_compile_config", None)
+    if noted is not None and name in noted.config:
+        noted.config[name] = value
+
+
+def set_policy(layer: Any, policy: keras.DTypePolicy) -> None:
+    """Gives a layer a dtype policy of its own.
+
+    Keras's setter writes into a map that the layer shares with others, and Keras 3.8
+    takes a layer's path in it for a pattern that also fits its children's.
+    """
+    if isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+        layer._dtype_policy = policy
+    layer.dtype_policy = policy

@@ -34,7 +34,7 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
     `predict`. It is a subclass of MultiWorkerMirroredStrategy because Keras asks for
     that class before it gathers the predictions of several processes.
 
-    Horovod's tensor fusion is switched off: gradients already travel in one buffer,
+    Horovod's tensor fusion is switched off: gradients already travel in few buffers,
     whose sums must not depend on what else happens to be ready in the same cycle.
 
     Args:

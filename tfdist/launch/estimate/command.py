@@ -43,8 +43,8 @@ the inverse of the bandwidth. N ranks reduce n bytes
               Optimization of collective communication operations in MPICH, 2005)
 
 and the better one counts. Efficiency is step / (step + communication), with the same
-batch on each rank: tfdist sends all gradients in one buffer when the last is there,
-so nothing overlaps. What adding up and compressing cost the processor is left out.
+batch on each rank. That counts no overlap, though gradients of large models begin to
+travel while others are computed, nor what adding up and compressing cost the processor.
 
 Bytes of D parameters: fp16: 2 D. bf16: 2 D, in an all-to-all and an all-gather, as
 Horovod cannot add it; int8: D (1 + 4/{INT8_BLOCK}), in the same two. randomk:K: 4 K D,

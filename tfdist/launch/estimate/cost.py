@@ -109,8 +109,8 @@ def crossing_bytes(ranks: int, link: Link) -> float:
 def efficiency(step: float, communication: float) -> float:
     """Returns the scaling efficiency: the computing part of a training step.
 
-    The batch of each rank stays the same, and communication starts when the
-    gradients are complete (tfdist sends them in one buffer), so nothing overlaps.
+    The batch of each rank stays the same. It counts no overlap, though gradients of
+    large models begin to travel while others are still computed.
 
     Args:
         step: Seconds that one rank computes.

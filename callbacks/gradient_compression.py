@@ -26,7 +26,19 @@ from .compression_start import checked_start, start_of, warmup_steps_of
 
 _logger = logging.getLogger("tfdist")
 # They divide by a running second moment, which the compressor's error does not fit.
-_ADAPTIVE = ("adagrad", "adam", "lamb", "rmsprop", "adadelta", "ftrl", "lion")
+_ADAPTIVE = {
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lamb",
+    "Nadam",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+}
 
 
 class GradientCompression(keras.callbacks.Callback):
@@ -280,15 +292,16 @@ class GradientCompression(keras.callbacks.Callback):
     def _say_what_stays(self, kinds: Sequence[Kind]) -> None:
         sparse = [kind.path for kind in kinds if kind.sparse]
         if sparse and cluster.is_chief():
-            _logger.info(
+            _logger.warning(
                 "GradientCompression sends the sparse gradients of %s as they are.",
                 ", ".join(sparse),
             )
 
     def _warn_of_adaptive_optimizer(self) -> None:
-        name = type(keras_names.innermost(self.model.optimizer)).__name__
+        kinds = type(keras_names.innermost(self.model.optimizer)).__mro__
+        name = next((kind.__name__ for kind in kinds if kind.__name__ in _ADAPTIVE), "")
         lossless = isinstance(self.compressor, compression.NoCompression)
-        if self._sum is None and not lossless and name.lower().startswith(_ADAPTIVE):
+        if self._sum is None and not lossless and name:
             warnings.warn(
                 f"GradientCompression with {name}: no theory covers error feedback "
                 "under an optimizer that divides by a second moment, and accuracy "

@@ -3,7 +3,7 @@
 Every method trains the same models on the same test hosts in the same run. Step time
 and bytes are measured, and set against what one process takes and what the wire allows.
 
-    python -m benchmarks.network --quick               # 5 minutes on 2 idle cores
+    python -m benchmarks.network --quick               # about 5 minutes
     python -m benchmarks.network --with-torch          # all, PyTorch's DDP among it
     python -m benchmarks.network --hosts 4 --quick     # the bytes of 4 hosts
 

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one model, two rates, fewer methods: within 5 minutes on 2 cores",
+        help="one model, two rates, fewer methods: about 5 minutes on 2 cores",
     )
     parser.add_argument(
         "--rates",

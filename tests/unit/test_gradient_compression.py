@@ -88,6 +88,31 @@ def test_warm_up_of_a_schedule():
     assert warmup_steps_of(keras.optimizers.SGD(schedules.CosineDecay(0.1, 9))) is None
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "compressor", "warns"),
+    [
+        ("Adam", "topk", True),
+        ("Nadam", "powersgd", True),
+        ("Adafactor", "sign", True),
+        ("Adam", "none", False),
+        ("SGD", "topk", False),
+        ("Lion", "topk", False),
+    ],
+)
+def test_adaptive_optimizers_are_warned_of(optimizer, compressor, warns):
+    callback = GradientCompression(compressor)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(getattr(keras.optimizers, optimizer)(0.1))
+    )
+    callback.set_model(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        callback._warn_of_adaptive_optimizer()
+    assert len(caught) == warns
+    assert not warns or f"with {optimizer}" in str(caught[0].message)
+
+
 def trained(callbacks):
     keras.utils.set_random_seed(1)
     with tfdist.strategy("default").scope():

@@ -15,7 +15,6 @@ from tfdist.gradients.collectives import sum_slices
 from tfdist.gradients.exchange import ReplicaExchange, RunningStopwatch, Stopwatch
 from tfdist.gradients.reduction import Gradients, Kind, Reduced
 
-SECONDS = "compression/seconds"
 RATE = "compression/learning_rate"
 
 

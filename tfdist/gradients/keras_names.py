@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
+from keras.src.random import seed_generator
 
 from tfdist.errors import TfdistError, explain
 
@@ -28,6 +30,7 @@ MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
 LOSS_SCALE = ("_stateful_handle_non_finite_grads",)
+LAYER = ("_flatten_layers", "_non_trainable_variables")
 
 
 def require(owner: Any, names: tuple[str, ...]) -> None:
@@ -89,3 +92,22 @@ def set_policy(layer: Any, policy: keras.DTypePolicy) -> None:
     if isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
         layer._dtype_policy = policy
     layer.dtype_policy = policy
+
+
+def global_seed_generator(create: bool = False) -> Any:
+    """Returns what Keras draws from where no seed is given; None before the first draw.
+
+    Args:
+        create: Whether to make it if it is not there yet.
+    """
+    if create:
+        return seed_generator.global_seed_generator()
+    return global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+
+
+def made_untrainable(layer: Any) -> list[Any]:
+    """Returns a layer's own variables that no gradient has ever been meant for.
+
+    Frozen weights are not among them.
+    """
+    return list(layer._non_trainable_variables)

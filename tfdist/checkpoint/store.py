@@ -129,7 +129,7 @@ class Store:
     def verify(self, step: int) -> str | None:
         """Returns why a step cannot be used, or None: reads and hashes all of it."""
         try:
-            manifest = self._manifest(step)
+            manifest = self.manifest(step)
             for name in manifest.files:
                 self._read(step, name, manifest.files[name])
         except (DamagedError, OSError) as error:
@@ -146,7 +146,7 @@ class Store:
 
     def load(self, step: int) -> Checkpoint:
         """Returns a step, of which every byte has been verified."""
-        manifest = self._manifest(step)
+        manifest = self.manifest(step)
         found = {
             name: read_tensors(self._read(step, name, written), name)
             for name, written in manifest.files.items()
@@ -229,7 +229,7 @@ class Store:
         }
 
     def _retain(self) -> None:
-        there = {step: self._manifest(step) for step in self.steps()}
+        there = {step: self.manifest(step) for step in self.steps()}
         facts = {
             step: Kept(each.finite, each.details.get("metrics") or {})
             for step, each in there.items()
@@ -244,7 +244,7 @@ class Store:
             self._files.remove(f"{folder}/{name}")
         self._files.remove_directory(folder)
 
-    def _manifest(self, step: int) -> Manifest:
+    def manifest(self, step: int) -> Manifest:
         path = f"{self._folder(step)}/{manifests.NAME}"
         return manifests.decode(read_file(self._files, path, manifests.MAX_BYTES), path)
 

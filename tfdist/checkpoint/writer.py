@@ -58,7 +58,7 @@ class Writer:
             self._thread.join()
         self.check()
 
-    def close(self) -> None:
+    def close(self, abort: bool = False) -> None:
         """Waits for what is in flight, and raises what failed."""
         self.wait()
 

@@ -111,3 +111,11 @@ def made_untrainable(layer: Any) -> list[Any]:
     Frozen weights are not among them.
     """
     return list(layer._non_trainable_variables)
+
+
+def epoch_iterator_class() -> Any:
+    """Returns the class of Keras's loops over the batches of `fit` and `evaluate`."""
+    from keras.src.backend.tensorflow import trainer
+
+    require(trainer, ("TFEpochIterator",))
+    return trainer.TFEpochIterator

@@ -6,6 +6,7 @@ from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
 from .local_sgd import LocalSGD as LocalSGD
 from .mixed_precision import MixedPrecision as MixedPrecision
+from .replica_consistency import ReplicaConsistency as ReplicaConsistency
 
 __all__ = [
     "CheckpointRecovery",
@@ -14,4 +15,5 @@ __all__ = [
     "LearningRateScaling",
     "LocalSGD",
     "MixedPrecision",
+    "ReplicaConsistency",
 ]

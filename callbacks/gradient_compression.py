@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import keras
 
@@ -23,6 +23,7 @@ from tfdist.gradients.reduction import Kind
 from .arguments import checked_integer, require_own_strategy
 from .compression_figures import Figures
 from .compression_start import checked_start, start_of, warmup_steps_of
+from .place import Placed, adds_to_logs
 
 _logger = logging.getLogger("tfdist")
 # They divide by a running second moment, which the compressor's error does not fit.
@@ -41,7 +42,7 @@ _ADAPTIVE = {
 }
 
 
-class GradientCompression(keras.callbacks.Callback):
+class GradientCompression(Placed):
     """Sends compressed gradients, and later what compression has left out.
 
     Use it where the network is slower than the computation: on 1 Gbit/s and less
@@ -79,7 +80,7 @@ class GradientCompression(keras.callbacks.Callback):
 
     Raises:
         ValueError: Unknown compressor or parameter, a parameter out of range, an
-            unsound choice of error feedback, a second compression in one `fit`.
+            unsound choice of error feedback, a wrong place in the list.
         TfdistError: The ranks were given different compressors.
 
     References:
@@ -90,6 +91,8 @@ class GradientCompression(keras.callbacks.Callback):
         >>> compress = tfdist.callbacks.GradientCompression("powersgd", rank=4)
         >>> model.fit(dataset, epochs=5, callbacks=[compress])
     """
+
+    precedes: ClassVar = adds_to_logs("GradientCompression")
 
     def __init__(
         self,
@@ -232,9 +235,6 @@ class GradientCompression(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        path.method = path.method.claimed(
-            "GradientCompression", without=("GradientNoiseScale",)
-        )
         return path.method.outer or path
 
     def _details(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import keras
 
@@ -11,14 +11,15 @@ from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.local_steps import OuterSteps, OwnGradients
-from tfdist.gradients.method import Method
+from tfdist.gradients.method import PLAIN
 from tfdist.strategies import synchronize
 from tfdist.strategies.steps import replica_statistics
 
 from .arguments import checked_integer, require_own_strategy
+from .place import Placed
 
 
-class LocalSGD(keras.callbacks.Callback):
+class LocalSGD(Placed):
     """Lets each replica train on its own, and averages the weights periodically.
 
     Use it on links so slow that even compressed gradients in every step cost too
@@ -45,8 +46,8 @@ class LocalSGD(keras.callbacks.Callback):
             used. None: the mean.
 
     Raises:
-        ValueError: A wrong argument, two LocalSGD in one fit, one that comes after
-            GradientCompression, or an optimizer with `use_ema`.
+        ValueError: A wrong argument, a wrong place in the list, or an optimizer with
+            `use_ema`.
         TfdistError: The ranks were given different arguments.
 
     References:
@@ -58,6 +59,10 @@ class LocalSGD(keras.callbacks.Callback):
         >>> nesterov = keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)
         >>> model.fit(dataset, callbacks=[tfdist.callbacks.LocalSGD(50, nesterov)])
     """
+
+    precedes: ClassVar = {
+        "GradientCompression": "LocalSGD changes what GradientCompression works on"
+    }
 
     def __init__(
         self,
@@ -92,20 +97,15 @@ class LocalSGD(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        method = path.method.claimed(
-            "LocalSGD",
-            before=("GradientCompression",),
-            without=("GradientNoiseScale",),
-        )
         self._refuse_moving_average()
         strategy.start_from_first(self.model)
         if self._outer is None or self._trained is not self.model:
             self._outer = self._outer_steps(path)
             self._trained = self.model
         outer = self._outer
-        outer.path.method = Method()
+        outer.path.method = PLAIN
         path.method = dataclasses.replace(
-            method,
+            path.method,
             reduction=OwnGradients(),
             after_step=outer.after_step,
             settle=lambda: synchronize.run_often(

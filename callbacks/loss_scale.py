@@ -19,26 +19,6 @@ _NEVER = 2**31 - 1  # steps to the next growth: the counter has 32 bits
 SKIPPED_TOO_OFTEN = 0.2  # of an epoch's steps
 
 
-def checked_scale(name: str, value: Any) -> float:
-    """Returns a scale of the loss as a float.
-
-    Raises:
-        ValueError: It is not a finite number from 1 on.
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 1 <= value < float("inf"):
-        return float(value)
-    raise ValueError(
-        explain(
-            f"Wrong {name}",
-            received=repr(value),
-            expected="a number >= 1"
-            + (', or "dynamic"' if name == "loss_scale" else ""),
-            hint=f"Leave {name} out; or pass a power of two such as 1024.0.",
-        )
-    )
-
-
 def refuse_double(optimizer: Any, *, scaling: bool) -> None:
     """Raises ValueError if gradients are, or would be, divided by two loss scales.
 

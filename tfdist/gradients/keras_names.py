@@ -65,6 +65,22 @@ def rate_of(optimizer: Any) -> Any:
     return innermost(optimizer)._learning_rate
 
 
+def variables_of(optimizer: Any) -> list[Any]:
+    """Returns an optimizer's variables, also of Horovod's own optimizers.
+
+    Those of horovod 0.28.1 call what is a property in Keras 3 (since horovod#3907).
+    """
+    try:
+        return list(optimizer.variables)
+    except TypeError:
+        return list(keras.optimizers.Optimizer.variables.fget(optimizer))
+
+
+def accumulators_of(optimizer: Any) -> list[Any]:
+    """Returns what an optimizer has summed since its last update; often nothing."""
+    return list(getattr(innermost(optimizer), "_accumulated_gradients", ()))
+
+
 def keras_mask(tensor: Any) -> Any:
     """Returns the mask that a layer attached to its output, or None."""
     return getattr(tensor, "_keras_mask", None)

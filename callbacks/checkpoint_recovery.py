@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -21,6 +21,7 @@ from tfdist.strategies import entry, fits
 from tfdist.strategies.steps import replaced
 
 from .arguments import checked_integer, require_own_strategy
+from .place import Placed
 from .recovery_arguments import (
     checked_best,
     checked_directory,
@@ -31,13 +32,12 @@ from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
 from .recovery_resume import Resumption, part_of
 from .recovery_schedule import EverySeconds, EverySteps, Schedule, best_interval
-from .whole_list import Outermost
 
 _logger = logging.getLogger("tfdist")
 _BYTES_PER_SECOND = 1e9  # guessed for the first checkpoint, which tells better
 
 
-class CheckpointRecovery(Outermost):
+class CheckpointRecovery(Placed):
     """Saves all that decides the training, and goes on from there after any end of it.
 
     Give it in every training that is longer than you would like to repeat. Start the
@@ -92,6 +92,11 @@ class CheckpointRecovery(Outermost):
         >>> model.fit(dataset, epochs=90, callbacks=[recovery])
     """
 
+    excludes: ClassVar = {
+        "BackupAndRestore": "CheckpointRecovery alone: the other would put older "
+        "weights back"
+    }
+
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -131,10 +136,10 @@ class CheckpointRecovery(Outermost):
 
     def before_train_begin(self, logs: Any = None) -> None:
         """Finds the newest checkpoint, with all ranks, and reads it."""
+        super().before_train_begin(logs)
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1 or cluster.size() > 1:
             require_own_strategy("CheckpointRecovery", strategy)
-        self._refuse_company()
         self._refuse_another_model()
         self._ranks = Ranks(strategy)
         self._ranks.agree("checkpoint recovery", self._details())
@@ -166,6 +171,9 @@ class CheckpointRecovery(Outermost):
         self._resumption = self._found()
         if self._resumption is not None:
             self._resumption.before_train_begin()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Does nothing; that it is there makes Keras call all hooks in this thread."""
 
     def after_train_begin(self, logs: Any = None) -> None:
         """Puts the state of the checkpoint in the place of the present one."""
@@ -381,23 +389,6 @@ class CheckpointRecovery(Outermost):
                 )
             )
         self._trained = weakref.ref(self.model)
-
-    def _refuse_company(self) -> None:
-        kinds = [type(each).__name__ for each in self.whole_list]
-        if kinds.count(type(self).__name__) > 1:
-            raise ValueError(
-                explain(
-                    "One fit takes one CheckpointRecovery",
-                    received="two CheckpointRecovery callbacks",
-                    expected="one",
-                    hint="Leave one of them out.",
-                )
-            )
-        if "BackupAndRestore" in kinds and cluster.is_chief():
-            _logger.warning(
-                "BackupAndRestore beside CheckpointRecovery would put back older "
-                "weights, and delete its own. HINT: Leave BackupAndRestore out."
-            )
 
     def _details(self) -> dict[str, Any]:
         return {name: str(value) for name, value in self.get_config().items()}

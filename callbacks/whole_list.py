@@ -33,9 +33,6 @@ class Outermost(keras.callbacks.Callback):
         self.whole_list: Sequence[keras.callbacks.Callback] = ()
         _install()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Does nothing; that it is there makes Keras call all hooks in this thread."""
-
     def before_train_begin(self, logs: Any = None) -> None:
         """Called before any `on_train_begin`; `whole_list` is known."""
 

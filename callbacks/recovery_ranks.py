@@ -80,7 +80,7 @@ def open_together(ranks: Ranks, store: Store) -> None:
         CheckpointError: It cannot be written, belongs to another job or run, or is not
             one directory that all ranks share.
     """
-    what = f"Opening {store.directory}"
+    what = f"Opening {store.path}"
     chief = cluster.is_chief()
     session = ranks.together(what, lambda: store.open() if chief else 0)
     session = ranks.of_chief(session)
@@ -109,7 +109,7 @@ def newest_common(
     if any(seen) and not all(seen):
         raise CheckpointError(
             explain(
-                f"Not all ranks see the same checkpoints in {store.directory}",
+                f"Not all ranks see the same checkpoints in {store.path}",
                 received=f"none on rank {seen.index(0)}, {max(seen)} elsewhere",
                 expected="one directory that all hosts share",
                 hint="Put it on a shared file system; or remove what is there on every "

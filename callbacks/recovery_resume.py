@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 
 from tfdist import __version__, cluster
-from tfdist.checkpoint import plain
 from tfdist.checkpoint.randomness import random_state, set_random_state
 from tfdist.checkpoint.snapshot import Snapshot
+from tfdist.checkpoint.states import join, split
 from tfdist.checkpoint.store import Checkpoint, Part
 from tfdist.errors import explain
 
@@ -42,7 +42,7 @@ def part_of(
     common, own = snapshot.capture(metrics=place.batch > 0, common=chief)
     own_details = {
         "callbacks": own_states(callbacks, own),
-        "random": plain.split(random_state(), "random", own),
+        "random": split(random_state(), "random", own),
     }
     if not chief:
         return Part(own=own, own_details=own_details)
@@ -57,7 +57,7 @@ def part_of(
         "layers": snapshot.layers,
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
-        "earlier": plain.split(list(earlier), "earlier", common),
+        "earlier": split(list(earlier), "earlier", common),
         "metrics": _last_metrics(model),
     }
     return Part(own, common, details, own_details)
@@ -115,8 +115,8 @@ class Resumption:
             checkpoint.ranks,
         )
         rank = cluster.rank() % len(own_details)
-        self._random = plain.join(own_details[rank]["random"], checkpoint.ranks[rank])
-        self.earlier = plain.join(self._details["earlier"], checkpoint.common)
+        self._random = join(own_details[rank]["random"], checkpoint.ranks[rank])
+        self.earlier = join(self._details["earlier"], checkpoint.common)
 
     @property
     def changes(self) -> list[str]:

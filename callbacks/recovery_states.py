@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfdist.checkpoint import plain
+from tfdist.checkpoint.states import join, split
 
 from . import keras_states
 
@@ -22,7 +22,7 @@ def own_states(callbacks: Iterable[Any], arrays: dict[str, Any]) -> dict[str, An
         arrays: Gets their arrays.
     """
     return {
-        name: plain.split(callback.get_state(), f"{PREFIX}/{name}", arrays)
+        name: split(callback.get_state(), f"{PREFIX}/{name}", arrays)
         for name, callback in _named(callbacks)
         if hasattr(callback, "get_state")
     }
@@ -41,7 +41,7 @@ def common_states(callbacks: Iterable[Any], arrays: dict[str, Any]) -> dict[str,
         if not hasattr(callback, "get_state")
     }
     return {
-        name: plain.split(state, f"{PREFIX}/{name}", arrays)
+        name: split(state, f"{PREFIX}/{name}", arrays)
         for name, state in states.items()
         if state is not None
     }
@@ -69,11 +69,11 @@ class SavedStates:
     ) -> None:
         self._callbacks = dict(_named(callbacks))
         self._common = {
-            name: plain.join(state, common_arrays) for name, state in common.items()
+            name: join(state, common_arrays) for name, state in common.items()
         }
         self._own = {
             name: [
-                plain.join(states[name], arrays)
+                join(states[name], arrays)
                 for states, arrays in zip(own, own_arrays, strict=True)
             ]
             for name in own[0]

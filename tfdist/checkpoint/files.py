@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from tfdist.checkpoint.errors import DamagedError
 from tfdist.checkpoint.filesystem import FileSystem
+from tfdist.checkpoint.remote import again
+
+TEMPORARY = ".tmp"
 
 
-def publish(files: FileSystem, path: str, data: bytes) -> None:
-    """Makes a file appear at once and whole, and durable with all others beside it.
+def publish(files: FileSystem, path: str, data: bytes, *, durable: bool = True) -> None:
+    """Makes a small file appear at once and whole, in the place of an old one.
 
     Where a rename is atomic: a temporary file, synced, renamed, and the folder synced.
-    In an object store: one PUT.
+    In an object store: one PUT, again if the store was busy.
+
+    Args:
+        files: The file system.
+        path: The file.
+        data: Its content.
+        durable: Whether it must survive a loss of power, and with it all names in its
+            folder. Where not, nothing is synced.
     """
-    target = f"{path}.tmp" if files.renames else path
-    write_file(files, target, data)
-    if files.renames:
-        files.replace(target, path)
+    if not files.renames:
+        return again(lambda: _write(files, path, data, durable))
+    _write(files, path + TEMPORARY, data, durable)
+    files.replace(path + TEMPORARY, path)
+    if durable:
         files.sync_directory(path.rpartition("/")[0])
-
-
-def write_file(files: FileSystem, path: str, data: bytes) -> None:
-    """Writes a durable file; the folder's entry for it is not synced."""
-    sink = files.create(path)
-    try:
-        sink.write(memoryview(data))
-        sink.sync()
-    except BaseException:
-        sink.discard()
-        raise
-    sink.close()
 
 
 def read_file(files: FileSystem, path: str, limit: int) -> bytes:
@@ -48,3 +47,15 @@ def read_file(files: FileSystem, path: str, limit: int) -> bytes:
         return bytes(data)
     finally:
         source.close()
+
+
+def _write(files: FileSystem, path: str, data: bytes, durable: bool) -> None:
+    sink = files.create(path)
+    try:
+        sink.write(memoryview(data))
+        if durable:
+            sink.sync()
+    except BaseException:
+        sink.discard()
+        raise
+    sink.close()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfdist.checkpoint.checks import check_positive
 from tfdist.errors import explain
 
 
@@ -38,6 +39,29 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """Which steps to keep: the union of what the arguments ask for.
+
+    Args:
+        keep: So many of the newest.
+        keep_every: Every step that is a multiple of this.
+        keep_best: The best by a metric.
+
+    Raises:
+        ValueError: A number is not an integer >= 1.
+    """
+
+    keep: int = 3
+    keep_every: int | None = None
+    keep_best: Best | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("keep", self.keep)
+        if self.keep_every is not None:
+            check_positive("keep_every", self.keep_every)
+
+
+@dataclass(frozen=True)
 class Kept:
     """What the choice needs to know of a step that is there."""
 
@@ -45,22 +69,20 @@ class Kept:
     metrics: Mapping[str, Any]
 
 
-def choose_kept(
-    steps: Mapping[int, Kept], keep: int, keep_every: int | None, best: Best | None
-) -> set[int]:
-    """Returns the steps to keep: a union.
+def choose_kept(steps: Mapping[int, Kept], retention: Retention) -> set[int]:
+    """Returns the steps to keep.
 
-    The newest `keep`; the newest one that is finite throughout; every multiple of
-    `keep_every`; and the best by its metric, the newer one of equals. Steps without the
-    metric, or with a NaN, are no candidates.
+    Besides what is asked for, the newest step that is finite throughout. Of steps that
+    are equally good the newer is the best; steps without the metric, or with NaN, are
+    no candidates.
     """
     newest = sorted(steps, reverse=True)
-    kept = set(newest[:keep])
+    kept = set(newest[: retention.keep])
     kept.update([step for step in newest if steps[step].finite][:1])
-    if keep_every is not None:
-        kept.update(step for step in newest if step % keep_every == 0)
-    if best is not None:
-        kept.update(_best(steps, best))
+    if retention.keep_every is not None:
+        kept.update(step for step in newest if step % retention.keep_every == 0)
+    if retention.keep_best is not None:
+        kept.update(_best(steps, retention.keep_best))
     return kept
 
 

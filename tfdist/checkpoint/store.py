@@ -2,79 +2,94 @@
 
 A step is written so that no crash can leave half of it:
 
-1. every rank writes its file, syncs it, and then a note beside it with size and hash;
-2. the chief waits for the notes of all ranks of this start of the job;
+1. every rank writes its file, syncs it, and leaves a note beside it with size and hash;
+2. the chief writes and syncs what all share, and waits for the notes of all ranks;
 3. it writes `MANIFEST.json` under another name, syncs it, renames it, and syncs the
-   folder. From this rename on the step exists; in an object store, from the PUT on.
+   folder. From this rename on the step is there; in an object store, from the PUT on.
 
 Names of files carry the session, a number that each start of a job draws: what a killed
-job left, or still writes, is never mixed with what this one writes.
+job has left, or still writes, is never mixed with what this one writes.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
-from tfdist.checkpoint import lock
-from tfdist.checkpoint import manifest as manifests
+from tfdist.checkpoint import lock as locks
+from tfdist.checkpoint.checks import check_rank, check_run_id, check_seconds, check_step
+from tfdist.checkpoint.commit import commit
+from tfdist.checkpoint.directory import Checkpoint, Directory
 from tfdist.checkpoint.errors import CheckpointError, DamagedError, OccupiedError
-from tfdist.checkpoint.files import publish, read_file
-from tfdist.checkpoint.filesystem import FileSystem, LocalFileSystem
+from tfdist.checkpoint.files import publish
+from tfdist.checkpoint.filesystem import FileSystem
+from tfdist.checkpoint.keeper import Keeper
 from tfdist.checkpoint.manifest import Manifest
-from tfdist.checkpoint.retention import Best, Kept, choose_kept
-from tfdist.checkpoint.tensors import Array, Written, read_tensors, write_tensors
+from tfdist.checkpoint.parts import Part, Saving, collect, hand_in
+from tfdist.checkpoint.places import locate
+from tfdist.checkpoint.retention import Best, Retention
+from tfdist.checkpoint.sweep import sweep, sweep_probes, tidy
+from tfdist.checkpoint.wording import not_shared, other_run, trouble
 
-_STEP = re.compile(r"step-(\d{8,18})")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one rank hands in to be saved.
-
-    Attributes:
-        own: This rank's own arrays.
-        common: The arrays that all ranks share; from the chief only.
-        details: Plain JSON for the manifest, from the chief only: "epoch", "batch",
-            "strategy", "versions", "metrics" (name -> number; see `Best`), ...
-        own_details: This rank's own plain JSON.
-    """
-
-    own: Mapping[str, Array] = field(default_factory=dict)
-    common: Mapping[str, Array] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-    own_details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A step that was read: all files have the size and hash of the manifest."""
-
-    manifest: Manifest
-    common: dict[str, Array]
-    ranks: list[dict[str, Array]]  # of every rank of the job that saved it
+SEE_SECONDS = 10.0  # a network file system may show a new file that late
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a rank found in the directory."""
+    """What a rank found in the directory.
 
-    steps: tuple[int, ...]  # newest first
-    rejected: Mapping[int, str]  # step -> reason
+    Attributes:
+        steps: Those of which it has read every byte, newest first.
+        rejected: Why another one cannot be used.
+    """
+
+    steps: tuple[int, ...]
+    rejected: Mapping[int, str]
 
 
 class Store:
-    """One directory of checkpoints of one run, seen by one rank."""
+    """One directory of checkpoints of one run, seen by one rank.
+
+    Every rank makes one with the same arguments, opens it (see `open`), saves its part
+    of the same steps in the same order, and closes it.
+
+    Args:
+        directory: A folder of this run alone, the same on all ranks, or an address such
+            as "gs://bucket/run" (extra: remote).
+        rank: This process, from 0, the chief.
+        size: The number of processes.
+        keep: So many of the newest steps are kept.
+        keep_every: Steps that are multiples of it are kept as well.
+        keep_best: The best step by a metric is kept as well.
+        run_id: The run's name; None takes that of the checkpoints that are there, or a
+            new one.
+        timeout: Seconds that the chief waits for the other ranks' parts of a step.
+        finite_only: Whether to refuse a state with infinities or NaN. Otherwise it is
+            saved, its manifest says so, and the last finite step is kept.
+        filesystem: In the place of the directory's own.
+        heartbeat: Seconds between the beats of the lock.
+
+    Raises:
+        TypeError: `directory` is no path.
+        ValueError: An argument is out of range, or a package for this kind of address
+            is missing.
+
+    Example:
+        >>> store = Store("runs/digits")
+        >>> store.open()
+        >>> store.save(100, Part(common={"dense/kernel": kernel}))
+        >>> store.load(store.good_steps().steps[0]).common["dense/kernel"]
+        >>> store.close()
+    """
 
     def __init__(
         self,
-        directory: str,
+        directory: str | os.PathLike[str],
         *,
         rank: int = 0,
         size: int = 1,
@@ -83,58 +98,80 @@ class Store:
         keep_best: Best | None = None,
         run_id: str | None = None,
         timeout: float = 600.0,
+        finite_only: bool = False,
         filesystem: FileSystem | None = None,
+        heartbeat: float = locks.EVERY,
     ) -> None:
-        self.directory = directory.rstrip("/")
+        check_rank(rank, size)
+        check_run_id(run_id)
+        check_seconds("timeout", timeout)
+        check_seconds("heartbeat", heartbeat)
+        own, path = locate(directory)
+        self._files = filesystem or own
+        self._directory = Directory(self._files, path)
+        self._keeper = Keeper(self._directory, Retention(keep, keep_every, keep_best))
+        self._lock = locks.Lock(self._files, path, every=heartbeat)
+        self._timeout = timeout
+        self._finite_only = finite_only
+        self._session = ""  # while it is open
+        self._done: set[int] = set()  # steps that this store has saved or loaded
+        self._aborted = threading.Event()
+        self.path = path
         self.rank = rank
         self.size = size
         self.run_id = run_id
-        self._keep = (keep, keep_every, keep_best)
-        self._timeout = timeout
-        self._files = filesystem or LocalFileSystem()
-        self._session = ""
-        self._saved: set[int] = set()
-        self._aborted = threading.Event()
 
     def open(self, session: int | None = None) -> int:
-        """Makes the directory ready, before the first step.
+        """Makes the directory ready, before the first step of training.
 
-        The chief (rank 0) takes the lock and returns the session; every other rank is
-        given the chief's session, and makes sure that it sees the same directory.
+        Proves that it can be written. The chief also takes the lock, which one job at a
+        time can have, and removes what a crash has left; it returns the number of this
+        session, which every other rank is to be given here, so that it can make sure
+        that it sees the same directory.
+
+        Args:
+            session: The chief's; None on the chief.
+
+        Raises:
+            CheckpointError: The directory cannot be used; `OccupiedError` if it is that
+                of another run, or of another job that is running, `NewerFormatError` if
+                a newer version of tfdist wrote it.
         """
-        if self.rank == 0:
-            session = lock.new_session()
-            self._files.make_directory(self.directory)
-            self.run_id = self.run_id or uuid.uuid4().hex
-            self._session = lock.session_name(session)
-            lock.write(
-                self._files, self.directory, lock.Record(self.run_id, self._session)
-            )
-            return session
-        self._session = lock.session_name(session or 0)
-        record = lock.read(self._files, self.directory)
-        if record is None or record.session != self._session:
-            raise OccupiedError(f"rank {self.rank} does not see the chief's directory")
-        self.run_id = record.run_id
+        self._aborted.clear()
+        try:
+            if self.rank == 0:
+                session = locks.new_session()
+                self._open_chief(locks.session_name(session))
+            else:
+                session = session or 0
+                self._open_other(locks.session_name(session))
+        except OSError as error:
+            raise CheckpointError(
+                trouble(f"The directory {self.path} cannot be used", error, self.path)
+            ) from error
         return session
 
     def steps(self) -> tuple[int, ...]:
-        """Returns the steps that have a manifest, newest first; reads none of it."""
-        return tuple(
-            step
-            for step in sorted(self._folders(), reverse=True)
-            if manifests.NAME in self._files.names(self._folder(step))
-        )
+        """Returns the steps that have a manifest, newest first; none is read."""
+        return self._directory.steps()
+
+    def manifest(self, step: int) -> Manifest:
+        """Returns what a step consists of; its files are not read.
+
+        Raises:
+            DamagedError: The manifest is none.
+        """
+        return self._directory.manifest(step)
 
     def verify(self, step: int) -> str | None:
         """Returns why a step cannot be used, or None: reads and hashes all of it."""
-        try:
-            manifest = self.manifest(step)
-            for name in manifest.files:
-                self._read(step, name, manifest.files[name])
-        except (DamagedError, OSError) as error:
-            return str(error)
-        return None
+        reason = self._directory.verify(step)
+        if reason is None and self.run_id is not None:
+            found = self._directory.manifest(step).run_id
+            if found != self.run_id:
+                return f"step {step} is of the run {found}"
+        self._keeper.judge(step, reason)
+        return reason
 
     def good_steps(self) -> Verified:
         """Verifies all steps."""
@@ -145,124 +182,136 @@ class Store:
         )
 
     def load(self, step: int) -> Checkpoint:
-        """Returns a step, of which every byte has been verified."""
-        manifest = self.manifest(step)
-        found = {
-            name: read_tensors(self._read(step, name, written), name)
-            for name, written in manifest.files.items()
-        }
-        self._saved.add(step)
-        return Checkpoint(
-            manifest, found[manifest.common], [found[name] for name in manifest.ranks]
-        )
+        """Returns a step, of which every byte is the one that was saved.
+
+        Raises:
+            CheckpointError: It cannot be read, or is damaged (`DamagedError`).
+        """
+        try:
+            found = self._directory.load(step)
+        except OSError as error:
+            raise DamagedError(f"step {step} cannot be read: {error}") from error
+        self._keeper.judge(step, None)
+        self._done.add(step)
+        return found
 
     def save(self, step: int, part: Part) -> None:
-        """Saves this rank's part; the chief commits the step.
+        """Saves this rank's part of a step; the chief commits the step.
 
-        Every rank calls it, in any thread. A step that this store has saved or loaded
-        already is left as it is.
+        Every rank calls it, in any thread, one step after the other. A step that this
+        store has saved or loaded is left as it is. One of an earlier session is
+        replaced, at the moment when the new one is there.
 
         Returns:
-            Once the step is committed (chief), or this rank's file durable (others).
+            Once the step is committed (chief), or this rank's part durable (others).
+
+        Raises:
+            ValueError: The step, a name, a dtype or the plain data cannot be written.
+            CheckpointError: A file cannot be written, or a rank's part is missing. What
+                was there before is there still.
         """
-        if step in self._saved:
+        check_step(step)
+        if not self._session:
+            raise RuntimeError("The store is not open.\nHINT: Call open() before.")
+        if step in self._done:
             return
-        self._saved.add(step)
-        folder = self._folder(step)
-        self._files.make_directory(folder)
-        name = self._rank_file(self.rank)
-        own = write_tensors(self._files, f"{folder}/{name}", part.own)
-        note = {"written": asdict(own), "details": dict(part.own_details)}
-        publish(self._files, f"{folder}/{name}.json", json.dumps(note).encode())
+        saving = Saving(
+            self._directory,
+            self._session,
+            step,
+            self.rank,
+            self.size,
+            self._finite_only,
+        )
+        try:
+            if self.rank == 0:
+                waiting = partial(collect, saving, self._timeout, self._aborted)
+                manifest = commit(saving, part, self.run_id or "", self._lock, waiting)
+                self._keeper.add(manifest)
+            else:
+                hand_in(saving, part)
+        except OSError as error:
+            raise CheckpointError(
+                trouble(f"Step {step} could not be saved", error, self.path)
+            ) from error
+        self._done.add(step)
         if self.rank == 0:
-            self._commit(step, part)
+            self._retain(step)
+
+    def abort(self) -> None:
+        """Ends a `save` that waits for other ranks; for a job that has failed."""
+        self._aborted.set()
 
     def close(self) -> None:
-        """Lets go of the directory."""
-        if self.rank == 0 and self._session:
-            self._files.remove(f"{self.directory}/{lock.NAME}")
+        """Gives the directory back; not while a `save` is on its way."""
         self._session = ""
+        try:
+            self._lock.release()
+        except OSError:
+            pass  # the next job sees that this process has ended
 
-    def _commit(self, step: int, part: Part) -> None:
-        folder = self._folder(step)
-        common = f"common-{self._session}.safetensors"
-        files = {common: write_tensors(self._files, f"{folder}/{common}", part.common)}
-        notes = self._wait_for_notes(folder)
-        for name, note in notes.items():
-            written = note["written"]
-            tensors = {k: (d, tuple(s)) for k, (d, s) in written["tensors"].items()}
-            files[name] = Written(**{**written, "tensors": tensors})
-        manifest = Manifest(
-            run_id=self.run_id or "",
-            session=self._session,
-            step=step,
-            world_size=self.size,
-            time=time.time(),
-            common=common,
-            ranks=list(notes),
-            files=files,
-            finite=all(written.finite for written in files.values()),
-            details=dict(part.details),
-            own_details=[note["details"] for note in notes.values()],
-        )
-        publish(self._files, f"{folder}/{manifests.NAME}", manifests.encode(manifest))
-        for name in notes:
-            self._files.remove(f"{folder}/{name}.json")
-        self._retain()
+    def _open_chief(self, session: str) -> None:
+        self._files.make_directory(self.path, parents=True)
+        self._probe(session)
+        known = self._known_steps()
+        held = locks.read_lock(self._files, self.path)
+        newest = known[0].run_id if known else held.run_id if held else None
+        if self.run_id is not None and newest not in (None, self.run_id):
+            raise OccupiedError(other_run(self.path, self.run_id, newest))
+        self.run_id = self.run_id or newest or uuid.uuid4().hex
+        self._lock.acquire(self.run_id, session)
+        try:
+            sweep_probes(self._directory)
+            sweep(self._directory)
+        except BaseException:
+            self._lock.release()
+            raise
+        for manifest in known:
+            if manifest.run_id == self.run_id:
+                self._keeper.add(manifest)
+        self._session = session
 
-    def _wait_for_notes(self, folder: str) -> dict[str, dict[str, Any]]:
-        expected = [self._rank_file(rank) for rank in range(self.size)]
-        deadline = time.monotonic() + self._timeout
+    def _open_other(self, session: str) -> None:
+        end = time.monotonic() + SEE_SECONDS
         while True:
-            there = set(self._files.names(folder))
-            missing = [name for name in expected if f"{name}.json" not in there]
-            if not missing:
+            self._files.names(self.path)  # makes a network file system look again
+            held = locks.read_lock(self._files, self.path)
+            if held is not None and held.session == session:
                 break
-            if time.monotonic() > deadline:
-                raise CheckpointError(f"no file of {missing} after {self._timeout} s")
-            self._aborted.wait(0.05)
-        return {
-            name: json.loads(
-                read_file(self._files, f"{folder}/{name}.json", manifests.MAX_BYTES)
-            )
-            for name in expected
-        }
+            if time.monotonic() > end:
+                raise OccupiedError(not_shared(self.path, self.rank))
+            time.sleep(0.05)
+        self._probe(f"{session}-{self.rank}")
+        self.run_id = held.run_id
+        self._session = session
 
-    def _retain(self) -> None:
-        there = {step: self.manifest(step) for step in self.steps()}
-        facts = {
-            step: Kept(each.finite, each.details.get("metrics") or {})
-            for step, each in there.items()
-        }
-        for step in sorted(set(there) - choose_kept(facts, *self._keep)):
-            self._delete(step)
+    def _probe(self, name: str) -> None:
+        """Makes sure that a file can be written, synced and removed."""
+        path = f"{self.path}/probe-{name}"
+        publish(self._files, path, b"written to see whether it can be\n")
+        self._files.remove(path)
 
-    def _delete(self, step: int) -> None:
-        folder = self._folder(step)
-        self._files.remove(f"{folder}/{manifests.NAME}")
-        for name in self._files.names(folder):
-            self._files.remove(f"{folder}/{name}")
-        self._files.remove_directory(folder)
+    def _known_steps(self) -> list[Manifest]:
+        """Returns all manifests that are whole, newest first."""
+        found = []
+        for step in self.steps():
+            try:
+                found.append(self._directory.manifest(step))
+            except DamagedError as error:
+                self._keeper.judge(step, str(error))
+            except FileNotFoundError:
+                continue
+        return found
 
-    def manifest(self, step: int) -> Manifest:
-        path = f"{self._folder(step)}/{manifests.NAME}"
-        return manifests.decode(read_file(self._files, path, manifests.MAX_BYTES), path)
-
-    def _read(self, step: int, name: str, written: Written) -> bytes:
-        path = f"{self._folder(step)}/{name}"
-        data = read_file(self._files, path, written.size)
-        import hashlib
-
-        if hashlib.sha256(data).hexdigest() != written.sha256:
-            raise DamagedError(f"{path} does not have its hash")
-        return data
-
-    def _rank_file(self, rank: int) -> str:
-        return f"rank-{rank:04d}-of-{self.size:04d}-{self._session}.safetensors"
-
-    def _folder(self, step: int) -> str:
-        return f"{self.directory}/step-{step:08d}"
-
-    def _folders(self) -> list[int]:
-        matches = map(_STEP.fullmatch, self._files.names(self.directory))
-        return [int(match[1]) for match in matches if match]
+    def _retain(self, step: int) -> None:
+        try:
+            tidy(self._directory, step)
+            self._keeper.retain(step)
+        except OSError as error:
+            raise CheckpointError(
+                trouble(
+                    f"Step {step} was saved, but older files could not be removed",
+                    error,
+                    self.path,
+                )
+            ) from error

@@ -1,190 +1,70 @@
-"""Named arrays in a file of the safetensors layout.
+"""Files of named arrays, hashed while they are written and while they are read.
 
-A file is the length of its header (64 bits, little-endian), the header (JSON: for each
-name the dtype, the shape, and where its bytes begin and end after the header), then
-the bytes, little-endian, in C order, without gaps. The safetensors library reads such
-files. It does not write them here, because it needs all bytes in one piece, a second
-copy of the state, and opens the file itself, past `FileSystem`.
-
-A header is data of a stranger until it has been checked: what it promises is compared
-with the size of the file before a byte is allocated.
-
-References:
-    Hugging Face, Safetensors: format, 2022.
+The layout is that of safetensors, and its library reads these files. It does not write
+them here: it wants the bytes of all arrays in one piece, a second copy of the state,
+and opens the file itself, past `FileSystem`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import re
-import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from tfdist.checkpoint.errors import DamagedError
-from tfdist.checkpoint.filesystem import FileSystem
-from tfdist.errors import explain
+from tfdist.checkpoint.filesystem import FileSystem, Source
+from tfdist.checkpoint.layout import (
+    DTYPES,
+    LENGTH,
+    MAX_HEADER,
+    Array,
+    Entry,
+    decode_header,
+    encode_header,
+    name_of,
+)
 
-Array = np.ndarray[Any, Any]
+CHUNK = 8 << 20  # bytes at a time: what is hashed is still in the cache when written
 
-# The layout's own names; the order of the file is by size, so that all are aligned.
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "I16": np.dtype(np.int16),
-    "U16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I32": np.dtype(np.int32),
-    "U32": np.dtype(np.uint32),
-    "F32": np.dtype(np.float32),
-    "C64": np.dtype(np.complex64),
-    "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
-    "U64": np.dtype(np.uint64),
-}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-MAX_HEADER = 64 << 20  # bytes; a name and its shape take about 100
-MAX_NAME = 1024  # characters
-MAX_RANK = 32  # dimensions, NumPy's old limit
-CHUNK = 8 << 20  # bytes written and hashed at a time: what a cache still holds
-
-_FIELDS = {"dtype", "shape", "data_offsets"}
-_LENGTH = struct.Struct("<Q")
-# A path in the model. No control characters, no backslash, nothing that climbs.
-_NAME = re.compile(r"[^\x00-\x1f\x7f\\]+")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies, and what it is."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int  # bytes after the header
-    end: int
+_BYTES = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a file holds that was written."""
+    """What a file was when it was written.
+
+    Attributes:
+        size: Its bytes.
+        sha256: Their hash, in hexadecimal digits.
+        tensors: Dtype, by the layout's name, and shape of each tensor.
+        finite: Whether no tensor holds an infinity or NaN.
+    """
 
     size: int
     sha256: str
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
-    finite: bool  # whether no tensor holds an infinity or NaN
-
-
-def check_name(name: object) -> str:
-    """Returns a tensor's name.
-
-    Raises:
-        DamagedError: It is none: empty, too long, with control characters, an absolute
-            path or one that climbs.
-    """
-    if (
-        not isinstance(name, str)
-        or len(name) > MAX_NAME
-        or not _NAME.fullmatch(name)
-        or name.startswith("/")
-        or ".." in name.split("/")
-        or name == "__metadata__"
-    ):
-        raise DamagedError(f"{str(name)[:80]!r} is no name of a tensor")
-    return name
-
-
-def check_arrays(arrays: Mapping[str, Array]) -> None:
-    """Makes sure that arrays can be written.
-
-    Raises:
-        ValueError: A name or a dtype cannot be.
-    """
-    for name in arrays:
-        try:
-            check_name(name)
-        except DamagedError as error:
-            raise ValueError(
-                explain(
-                    "A tensor's name cannot be written",
-                    received=repr(name),
-                    expected=f"up to {MAX_NAME} characters, no control characters, "
-                    "no backslash, no '..'",
-                    hint="Rename the layer or variable.",
-                )
-            ) from error
-        dtype_name(arrays[name].dtype, name)
-
-
-def dtype_name(dtype: np.dtype[Any], name: str) -> str:
-    """Returns the layout's name of a dtype; `name` is the tensor's, for the message.
-
-    Raises:
-        ValueError: It has none.
-    """
-    known = _NAMES.get(dtype.newbyteorder("="))
-    if known is None:
-        raise ValueError(
-            explain(
-                f"The dtype of {name!r} cannot be written",
-                received=str(dtype),
-                expected=", ".join(str(each) for each in _NAMES),
-                hint="Keep strings and objects as plain JSON values.",
-            )
-        )
-    return known
-
-
-def lay_out(arrays: Mapping[str, Array]) -> tuple[bytes, list[str]]:
-    """Returns the header, with its length in front, and the names in the file's order.
-
-    Largest items first, then by name: every tensor is aligned to its items, since the
-    header is padded to a multiple of 8 bytes.
-    """
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    fields: dict[str, Any] = {}
-    position = 0
-    for name in order:
-        array = arrays[name]
-        fields[name] = {
-            "dtype": dtype_name(array.dtype, name),
-            "shape": list(array.shape),
-            "data_offsets": [position, position + array.nbytes],
-        }
-        position += array.nbytes
-    text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return _LENGTH.pack(len(text)) + text, order
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    finite: bool
 
 
 def write_tensors(files: FileSystem, path: str, arrays: Mapping[str, Array]) -> Written:
-    """Writes arrays to a durable file, without a second copy of any that is in C order.
+    """Writes a durable file, without a copy of any array that is in C order.
 
     Raises:
-        ValueError: A name or a dtype cannot be written.
-        OSError: The file system says so; the file is then no complete one.
+        ValueError: A name or a dtype cannot be written; there is no file then.
+        OSError: The file system says so; the file is not whole then.
     """
-    check_arrays(arrays)
-    header, order = lay_out(arrays)
+    header, order = encode_header(arrays)
     digest = hashlib.sha256()
-    sink = files.create(path)
     size, finite = 0, True
+    sink = files.create(path)
     try:
         for piece, dtype in _pieces(header, [arrays[name] for name in order]):
-            sink.write(piece)
             digest.update(piece)
+            sink.write(piece)
             size += len(piece)
             finite = finite and is_finite(piece, dtype)
         sink.sync()
@@ -193,24 +73,53 @@ def write_tensors(files: FileSystem, path: str, arrays: Mapping[str, Array]) -> 
         raise
     sink.close()
     tensors = {
-        name: (dtype_name(arrays[name].dtype, name), tuple(arrays[name].shape))
+        name: (name_of(arrays[name].dtype, name), tuple(arrays[name].shape))
         for name in order
     }
     return Written(size, digest.hexdigest(), tensors, finite)
 
 
-def _pieces(
-    header: bytes, arrays: Sequence[Array]
-) -> Iterator[tuple[memoryview, np.dtype[Any]]]:
-    yield memoryview(header), np.dtype(np.uint8)
-    for array in arrays:
-        data = _raw(array)
-        for begin in range(0, len(data), CHUNK):
-            yield data[begin : begin + CHUNK], array.dtype
+def read_tensors(files: FileSystem, path: str, written: Written) -> dict[str, Array]:
+    """Returns the arrays of a file; together they are one piece of memory.
+
+    Raises:
+        OSError: It cannot be read.
+        DamagedError: It is not what was written.
+    """
+    source = files.open(path)
+    try:
+        digest = hashlib.sha256()
+        entries, start = _read_header(source, digest, path, written)
+        body = np.empty(source.size - start, _BYTES)
+        for begin in range(0, len(body), CHUNK):
+            _read(source, digest, body[begin : begin + CHUNK].data, path)
+    finally:
+        source.close()
+    _check_digest(digest, path, written)
+    return {name: _array(entry, body) for name, entry in entries.items()}
+
+
+def verify_tensors(files: FileSystem, path: str, written: Written) -> None:
+    """Reads a file piece by piece.
+
+    Raises:
+        OSError: It cannot be read.
+        DamagedError: It is not what was written.
+    """
+    source = files.open(path)
+    try:
+        digest = hashlib.sha256()
+        _, start = _read_header(source, digest, path, written)
+        piece = memoryview(bytearray(min(CHUNK, source.size - start)))
+        for begin in range(start, source.size, CHUNK):
+            _read(source, digest, piece[: source.size - begin], path)
+    finally:
+        source.close()
+    _check_digest(digest, path, written)
 
 
 def is_finite(data: memoryview, dtype: np.dtype[Any]) -> bool:
-    """Returns whether no item of these bytes is an infinity or NaN.
+    """Returns whether no item of these bytes, as in a file, is an infinity or NaN.
 
     A sum of finite items is finite, unless it overflows; only then each is looked at.
     """
@@ -221,106 +130,63 @@ def is_finite(data: memoryview, dtype: np.dtype[Any]) -> bool:
         return bool(np.isfinite(items.sum()) or np.isfinite(items).all())
 
 
-def _raw(array: Array) -> memoryview:
-    """Returns an array's bytes in the file's order, without a copy if they are so."""
-    array = np.ascontiguousarray(array)
-    if array.dtype.isnative == (sys.byteorder == "big"):
-        array = array.byteswap()
-    return array.reshape(-1).view(np.uint8).data
+def _pieces(
+    header: bytes, arrays: list[Array]
+) -> Iterator[tuple[memoryview, np.dtype[Any]]]:
+    yield memoryview(header), _BYTES
+    for array in arrays:
+        data = _little_endian(np.ascontiguousarray(array)).reshape(-1).view(_BYTES).data
+        for begin in range(0, len(data), CHUNK):
+            yield data[begin : begin + CHUNK], array.dtype
 
 
-def read_tensors(data: bytearray | bytes, path: str) -> dict[str, Array]:
-    """Returns the arrays of a whole file, which share its memory.
-
-    Raises:
-        DamagedError: The file is malformed; nothing has been allocated.
-    """
-    entries, start = parse(data, path)
-    found = {}
-    for entry in entries:
-        dtype = DTYPES[entry.dtype]
-        count = math.prod(entry.shape)
-        array = np.frombuffer(data, dtype, count, start + entry.begin)
-        if sys.byteorder == "big":
-            array = array.byteswap()
-        found[entry.name] = array.reshape(entry.shape)
-    return found
+def _little_endian(array: Array) -> Array:
+    is_big = array.dtype.isnative == (sys.byteorder == "big")
+    return array.byteswap() if is_big else array
 
 
-def parse(data: bytearray | bytes, path: str) -> tuple[list[Entry], int]:
-    """Returns a file's table of contents and where its tensors begin.
-
-    Raises:
-        DamagedError: The header is malformed, or does not fit to the file's size.
-    """
-    if len(data) < _LENGTH.size:
-        raise DamagedError(f"{path} has {len(data)} bytes, less than a header")
-    (length,) = _LENGTH.unpack_from(data)
+def _read_header(
+    source: Source, digest: Any, path: str, written: Written
+) -> tuple[dict[str, Entry], int]:
+    """Returns a file's table of contents, and where its tensors begin."""
+    if source.size != written.size:
+        raise DamagedError(
+            f"{path} has {source.size} bytes instead of {written.size}",
+        )
+    (length,) = LENGTH.unpack(_take(source, digest, LENGTH.size, path))
     if length > MAX_HEADER:
         raise DamagedError(f"{path} names a header of {length} bytes")
-    start = _LENGTH.size + length
-    if start > len(data):
-        raise DamagedError(f"{path} ends within its header")
-    try:
-        fields = json.loads(
-            bytes(data[_LENGTH.size : start]), object_pairs_hook=unique_keys
-        )
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} has no readable header") from error
-    if not isinstance(fields, dict):
-        raise DamagedError(f"{path} has no readable header")
-    fields.pop("__metadata__", None)  # words of other writers
-    entries = [_entry(name, value, path) for name, value in fields.items()]
-    _check_cover(entries, len(data) - start, path)
+    start = LENGTH.size + length
+    text = _take(source, digest, length, path)
+    entries = decode_header(text, source.size - start, path)
+    if {name: (each.dtype, each.shape) for name, each in entries.items()} != dict(
+        written.tensors
+    ):
+        raise DamagedError(f"{path} has other tensors than its manifest")
     return entries, start
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON object as a dict; as a hook of `json.loads`.
-
-    Raises:
-        ValueError: A key comes twice, so that two readers could see two files.
-    """
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key comes twice")
-    return fields
+def _take(source: Source, digest: Any, count: int, path: str) -> bytes:
+    data = bytearray(min(count, source.size))
+    if len(data) < count:
+        raise DamagedError(f"{path} ends within its header")
+    _read(source, digest, memoryview(data), path)
+    return bytes(data)
 
 
-def _entry(name: str, fields: Any, path: str) -> Entry:
-    wrong = DamagedError(f"{path} describes {name[:80]!r} wrongly")
-    check_name(name)
-    if not isinstance(fields, dict) or set(fields) != {
-        "dtype",
-        "shape",
-        "data_offsets",
-    }:
-        raise wrong
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise DamagedError(f"{path}: unknown dtype {str(dtype)[:20]!r}")
-    if not are_sizes(shape) or not are_sizes(offsets) or len(offsets) != 2:
-        raise wrong
-    begin, end = offsets
-    if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise wrong
-    return Entry(name, dtype, tuple(shape), begin, end)
+def _read(source: Source, digest: Any, buffer: memoryview, path: str) -> None:
+    if source.read_into(buffer) < len(buffer):
+        raise DamagedError(f"{path} became shorter while it was read")
+    digest.update(buffer)
 
 
-def are_sizes(values: Any) -> bool:
-    """Returns whether this is a list of few integers >= 0."""
-    return (
-        isinstance(values, list)
-        and len(values) <= MAX_RANK
-        and all(type(value) is int and 0 <= value < 2**62 for value in values)
-    )
+def _check_digest(digest: Any, path: str, written: Written) -> None:
+    if digest.hexdigest() != written.sha256:
+        raise DamagedError(f"{path} has another SHA-256 than its manifest says")
 
 
-def _check_cover(entries: Sequence[Entry], size: int, path: str) -> None:
-    position = 0
-    for entry in sorted(entries, key=lambda each: (each.begin, each.end)):
-        if entry.begin != position:
-            raise DamagedError(f"{path}: {entry.name!r} overlaps or leaves a gap")
-        position = entry.end
-    if position != size:
-        raise DamagedError(f"{path} has {size} bytes of tensors, not {position}")
+def _array(entry: Entry, body: Array) -> Array:
+    flat = body[entry.begin : entry.end].view(DTYPES[entry.dtype])
+    if sys.byteorder == "big":
+        flat = flat.byteswap()
+    return flat.reshape(entry.shape)

@@ -1,0 +1,1 @@
+"""What saving costs, and how long recovery takes: `python -m benchmarks.recovery`."""

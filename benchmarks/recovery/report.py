@@ -1,0 +1,69 @@
+"""The tables: what saving costs, and where the time to recover goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.recovery.savers import NONE
+from tests.pages import line
+
+SAVING = ("saved by", "ms a save blocks", "largest", "more time in all", "of rounds")
+RECOVERY = ("part", "seconds", "what happens")
+PARTS = {
+    "detection": "from `kill -9` until the launcher says so",
+    "restart": "back-off, end of all ranks, new processes, imports, the model",
+    "load": "reading, verifying and putting back a checkpoint, skipping data, a step",
+}
+
+
+def blocking(steps: Sequence[float], every: int) -> list[float]:
+    """Returns what each saving step took longer than the median of all others."""
+    times = np.asarray(steps)
+    saving = np.zeros(len(times), bool)
+    saving[every - 1 :: every] = True
+    return list(times[saving] - np.median(times[~saving]))
+
+
+def saving_table(found: Mapping) -> str:
+    """Returns the table of one model.
+
+    Args:
+        found: What benchmarks.recovery.program has written.
+    """
+    without = [sum(steps) for steps in found["seconds"][NONE]]
+    step = np.median([np.median(steps) for steps in found["seconds"][NONE]])
+    lines = [
+        f"{found['parameters'] / 1e6:.1f} M parameters, {found['bytes'] / 1e6:.0f} MB "
+        f"of state, steps of {1000 * step:.0f} ms, a save every {found['every']} steps:"
+        "\n",
+        line(SAVING),
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, rounds in found["seconds"].items():
+        if name == NONE:
+            continue
+        blocked = sum((blocking(steps, found["every"]) for steps in rounds), [])
+        more = [
+            sum(steps) / base - 1 for steps, base in zip(rounds, without, strict=True)
+        ]
+        cells = [
+            name,
+            f"{1000 * np.median(blocked):.0f}",
+            f"{1000 * max(blocked):.0f}",
+            f"{np.median(more):+.2%}",
+            f"{min(more):+.2%} to {max(more):+.2%}",
+        ]
+        lines.append(line(cells))
+    return "\n".join(lines)
+
+
+def recovery_table(seconds: Mapping[str, Sequence[float]]) -> str:
+    """Returns the table of the times of several recoveries, by part."""
+    lines = [line(RECOVERY), "|---|---:|---|"]
+    for part, text in PARTS.items():
+        values = seconds[part]
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        lines.append(line([part, f"{np.median(values):.1f} ({spread})", text]))
+    return "\n".join(lines)

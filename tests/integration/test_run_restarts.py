@@ -56,7 +56,7 @@ def counts(one) -> list[str]:
     "launch",
     [
         LOCAL_WORKERS,
-        ("-np", "2", "--strategy", "horovod"),
+        pytest.param(("-np", "2", "--strategy", "horovod"), marks=pytest.mark.full),
         pytest.param(
             ("-np", "2", "--strategy", "horovod", "--controller", "mpi"),
             marks=pytest.mark.full,
@@ -97,14 +97,16 @@ def test_one_process_with_several_devices_restarts(run):
 
 def test_a_stopped_rank_and_an_endless_loop_restart(run):
     line = (
-        "rank == 1 and step == 2 and restarts == 0 and os.kill(os.getpid(), 19)\n"
+        "if rank == 1 and step == 2 and restarts == 0:\n"
+        "            os.kill(os.getpid(), 19)\n"
+        "            time.sleep(60)\n"
         "        while rank == 0 and step == 4 and restarts == 1: pass"
     )
     one = run(counting(line), *LOCAL_WORKERS, *QUICK, "--stall-timeout", "2")
     code, _, err = one.finish()
     assert code == 0, err
     assert counts(one) == ["9", "9"]
-    assert err.count("makes no step") == 2 and "(SIGSTOP)" in err
+    assert err.count("makes no step") == 2 and "(SIGSTOP)" in err, err
     assert not one.survivors()
 
 

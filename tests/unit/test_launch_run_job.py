@@ -116,14 +116,14 @@ def test_a_silent_host_is_the_cause_of_its_peers_failure():
 
 def test_a_host_that_stays_silent_is_lost_though_nobody_fails():
     job = Told(stall_timeout=0.0)
-    pass_time(job, 15.0, 0, 2)
+    pass_time(job, 12.0, 0, 2)
     assert job.verdict is None
-    pass_time(job, 16.0, 0, 2)
+    pass_time(job, 13.0, 0, 2)
     assert job.verdict.rank == 1 and "does not answer" in job.verdict.what
     for rank in (0, 2):
-        job.receive(rank, {"exit": -15, "time": 1.0}, 17.0)
+        job.receive(rank, {"exit": -15, "time": 1.0}, 14.0)
         assert not job.over
-        job.receive(rank, {"closed": True}, 17.0)
+        job.receive(rank, {"closed": True}, 14.0)
     assert job.over  # the lost one is not waited for
 
 
@@ -221,6 +221,17 @@ def test_a_silent_wrapper_is_guilty_after_a_while():
     assert job.verdict is None
     job.tick(17.0)
     assert job.verdict.rank == 2 and "does not answer" in job.verdict.what
+
+
+def test_ranks_that_end_when_they_are_asked_are_not_blamed():
+    """The question wakes a stopped rank; if it then ends well, all is well."""
+    job = Told()
+    stand_still(job)
+    for rank in range(3):
+        job.receive(rank, {"exit": 0, "time": 1.0}, 12.0)
+        job.receive(rank, {"closed": True}, 12.0)
+    job.tick(30.0)
+    assert job.verdict is None and job.over
 
 
 def test_where_all_stand_still_all_are_named():

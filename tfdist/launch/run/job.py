@@ -19,7 +19,7 @@ STALLED = 75  # the exit code of a job that stood still; EX_TEMPFAIL
 
 _TEARDOWN = 5.0  # seconds from a script's failure to its exit
 _SILENCE = 5.0  # seconds; every wrapper says something each second
-_LOST = 15.0  # seconds of silence that need no failure of a peer beside them
+_LOST = 12.0  # seconds of silence that need no failure of a peer beside them
 _PAUSE = 5.0  # seconds without a tick: this process itself was stopped
 _ANSWERS = 5.0  # seconds for all ranks to write their stacks
 _LOST_HOST = "does not answer: its host is lost"
@@ -232,6 +232,8 @@ class Job:
 
     def _judge_stall(self, now: float) -> None:
         living = [n for n, rank in enumerate(self._ranks) if not rank.ended]
+        if not living:  # to be asked has woken a stopped rank, and it has finished
+            return
         answered = all(self._ranks[n].state is not None for n in living)
         if not answered and now < (self._inquiry or 0.0) + _ANSWERS:
             return

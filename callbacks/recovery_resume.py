@@ -15,6 +15,7 @@ from tfdist.checkpoint.snapshot import Snapshot
 from tfdist.checkpoint.states import join, split
 from tfdist.checkpoint.store import Checkpoint, Part
 from tfdist.errors import explain
+from tfdist.strategies.course import Course
 
 from .recovery_place import Place
 from .recovery_states import SavedStates, common_states, own_states
@@ -27,6 +28,9 @@ def part_of(
     snapshot: Snapshot,
     callbacks: Sequence[Any],
     place: Place,
+    *,
+    data: Any,
+    logs: Any,
     earlier: Sequence[Any],
 ) -> Part:
     """Returns what this process saves; arrays may share memory with variables.
@@ -36,6 +40,8 @@ def part_of(
         snapshot: Its variables and its optimizer's.
         callbacks: All callbacks of the `fit`.
         place: Where the training is.
+        data: Where it is in its data, as the course tells.
+        logs: Those of the last batch, in the middle of an epoch.
         earlier: The histories of the fits before this one.
     """
     chief = cluster.is_chief()
@@ -43,6 +49,7 @@ def part_of(
     own_details = {
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
+        "data": split(data, "data", own),
     }
     if not chief:
         return Part(own=own, own_details=own_details)
@@ -57,6 +64,7 @@ def part_of(
         "layers": snapshot.layers,
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
+        "logs": split(logs, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
         "metrics": _last_metrics(model),
     }
@@ -115,7 +123,9 @@ class Resumption:
             checkpoint.ranks,
         )
         rank = cluster.rank() % len(own_details)
-        self._random = join(own_details[rank]["random"], checkpoint.ranks[rank])
+        own = checkpoint.ranks[rank]
+        self._random = join(own_details[rank]["random"], own)
+        self._data = join(own_details[rank]["data"], own)
         self.earlier = join(self._details["earlier"], checkpoint.common)
 
     @property
@@ -172,6 +182,15 @@ class Resumption:
                     "of its own.",
                 )
             )
+
+    def resume_data(self, course: Course) -> None:
+        """Lets the data go on where it was.
+
+        Raises:
+            ValueError: It is other data.
+        """
+        logs = join(self._details["logs"], self._checkpoint.common)
+        course.resume(self._data, logs)
 
     def after_train_begin(self, snapshot: Snapshot) -> None:
         """Puts the variables back, and what callbacks have reset."""

@@ -11,10 +11,12 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+
+from tfdist.gradients import keras_names
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class Fit:
     model: Any
     arguments: Mapping[str, Any]  # by name, as far as they were given
     ending: contextlib.ExitStack  # closed however `fit` ends
+    loops: list[Any] = field(default_factory=list)  # Keras's, over the training data
+
+    @property
+    def initial_epoch(self) -> int:
+        """The number of its first epoch, if it is not resumed."""
+        return int(self.arguments.get("initial_epoch") or 0)
 
 
 _running: list[Fit] = []
@@ -35,6 +43,8 @@ def install() -> None:
     global _wrapped
     if not _wrapped:
         keras.Model.fit = _noted(keras.Model.fit)
+        loop = keras_names.epoch_iterator_class()
+        loop.__init__ = _kept(loop.__init__)
         _wrapped = True
 
 
@@ -55,3 +65,15 @@ def _noted(method: Any) -> Any:
             return method(model, *args, **kwargs)
 
     return fit
+
+
+def _kept(construct: Any) -> Any:
+    """Notes the first loop that Keras makes in a `fit`: that over the training data."""
+
+    @functools.wraps(construct)
+    def init(loop: Any, *args: Any, **kwargs: Any) -> None:
+        construct(loop, *args, **kwargs)
+        if _running and not _running[-1].loops:
+            _running[-1].loops.append(loop)
+
+    return init

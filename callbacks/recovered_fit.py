@@ -15,6 +15,7 @@ from tfdist.checkpoint.position import Position
 from tfdist.checkpoint.snapshot import Snapshot
 from tfdist.checkpoint.store import Store
 from tfdist.checkpoint.writer import Writer
+from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients.attach import path_of
 from tfdist.strategies import entry, fits
@@ -130,6 +131,7 @@ class RecoveredFit:
             self._skip(self._resumption)
         else:
             self._resume(self._resumption)
+        progress.reach(self._place.step)
         self._base = self._place.step - self._place.batch
         self._schedule = schedule(self._snapshot.size, self._ranks.of_chief)
         self._schedule.begin(self._place.step, time.monotonic())
@@ -154,6 +156,7 @@ class RecoveredFit:
         self._place = dataclasses.replace(
             self._place, step=self._base + position.batch, batch=position.batch
         )
+        progress.reach(self._place.step)
         self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
         if self._steps is not None and position.batch >= self._steps:
             return  # the end of the epoch is a simpler place

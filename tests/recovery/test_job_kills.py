@@ -103,3 +103,62 @@ def test_killed_in_training_in_a_save_and_in_validation(train, name):
     assert broken.hash() == train(name).hash()
     # What is in flight when a step is made may be lost with it.
     assert max(broken.repeated()) <= 2 * INTERVAL, broken.repeated()
+
+
+@pytest.mark.full
+def test_what_is_not_put_back_changes_the_result(train):
+    """The control: without the states of its random numbers, dropout is another."""
+    broken = train("default", "0:0:step-7:KILL", "forget:*seed_generator_state*")
+    assert broken.starts == 2
+    assert broken.hash() != train("default").hash()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.failure(32)
+@pytest.mark.failure(35)
+@pytest.mark.parametrize("name", ["gloo", "multiworker"])
+def test_killed_before_the_first_step_stopped_and_both_at_once(train, name):
+    orders = ("0:1:start:KILL", "1:0:step-6:STOP", "2:0:step-9:KILL", "2:1:step-9:KILL")
+    broken = train(name, *orders, options=("--stall-timeout", "5"))
+    assert broken.starts == 4, broken.err
+    assert "(SIGSTOP)" in broken.err
+    assert broken.hash() == train(name).hash()
+    assert max(broken.repeated()) <= 2 * INTERVAL, broken.repeated()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.failure(33)
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_told_to_leave_no_step_is_lost(train, name):
+    """In a step, all at once and twice, in validation, in a save."""
+    other = 0 if name in ("mirrored", "default") else 1
+    orders = (
+        *(f"0:{other}:step-6:TERM", "1:0:step-9:TERM", "1:0:step-9:TERM"),
+        *(f"1:{other}:step-9:USR1", f"2:{other}:validation-10:TERM"),
+        f"3:{other}:save-17:TERM",
+    )
+    broken = train(name, *orders, options=("--max-restarts", "1"))
+    assert broken.starts == 5, broken.err
+    assert broken.err.count("exit code 143") == 4 and "failure" not in broken.err
+    assert broken.hash() == train(name).hash()
+    assert broken.repeated() == [0] * 4
+
+
+@pytest.mark.full
+@pytest.mark.failure(33)
+@pytest.mark.parametrize("name", ["gloo", "default"])
+def test_told_to_leave_before_the_first_step(train, name):
+    broken = train(name, "0:0:start:TERM")
+    assert broken.starts == 2 and "preemption 1; restart 1" in broken.err
+    assert broken.hash() == train(name).hash()
+
+
+@pytest.mark.full
+@pytest.mark.failure(34)
+def test_killed_shortly_after_it_was_told_to_leave(train):
+    """The grace period is too short to save: what was saved before is used."""
+    broken = train("default", "0:0:step-7:TERM", "0:0:step-7:KILL")
+    assert broken.starts == 2 and "failure 1 of 9" in broken.err
+    assert broken.hash() == train("default").hash()

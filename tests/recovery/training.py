@@ -4,7 +4,8 @@
 
 Files are in the working folder. An order is RESTART:RANK:MOMENT:SIGNAL, such as
 0:1:step-7:KILL. Moments: start (before `fit`), step-N, validation-N and save-N (once N
-steps are complete; in a save, its first file is written and has no name yet).
+steps are complete; in a save, its first file is written and has no name yet). And
+forget:PATTERN leaves variables out of what is put back.
 """
 
 import os
@@ -28,6 +29,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import tfdist  # noqa: E402
+from tests.resumed_runs import forgetting  # noqa: E402
 from tfdist.checkpoint.local import LocalFileSystem  # noqa: E402
 
 INTERVAL = int(os.environ.get("EVERY_STEPS", "4"))
@@ -42,6 +44,8 @@ class Obedience(keras.callbacks.Callback):
         super().__init__()
         self._orders = []
         for order in orders:
+            if order.startswith("forget:"):
+                continue
             restart, rank, moment, name = order.split(":")
             if (int(restart), int(rank)) == (RESTARTS, RANK):
                 kind, _, step = moment.partition("-")
@@ -109,14 +113,15 @@ def main(orders: list[str]) -> None:
     obedience.set_model(model)
     obedience.reach("start")
     recovery = tfdist.callbacks.CheckpointRecovery("saved", every_steps=INTERVAL)
-    history = model.fit(
-        dataset,
-        epochs=EPOCHS,
-        validation_data=(inputs[:64], labels[:64]),
-        validation_batch_size=32,
-        verbose=0,
-        callbacks=[recovery, obedience],
-    )
+    with forgetting(*[o.partition(":")[2] for o in orders if o.startswith("forget")]):
+        history = model.fit(
+            dataset,
+            epochs=EPOCHS,
+            validation_data=(inputs[:64], labels[:64]),
+            validation_batch_size=32,
+            verbose=0,
+            callbacks=[recovery, obedience],
+        )
     teller.tell(obedience.step(), "end")
     text = json.dumps(history.history, sort_keys=True).encode()
     weights = b"".join(weight.tobytes() for weight in model.get_weights())

@@ -29,6 +29,7 @@ class World:
         self.endings: list = []  # an Ending, an error, or a function returning one
         self.starts: list = []  # plans
         self.signal_at: float | None = None
+        self.raised: int | None = None  # really, during a wait
         self.received: list[int] = []
         monkeypatch.setattr(launcher, "launch", self.launch)
         monkeypatch.setattr(prepare.remote, "ask_each", self.ask_each)
@@ -55,6 +56,8 @@ class World:
 
     def sleep(self, seconds):
         self.now += seconds
+        if self.raised is not None:
+            signal.raise_signal(self.raised)
         if self.signal_at is not None and self.now >= self.signal_at:
             self.received.append(signal.SIGTERM)
 
@@ -167,6 +170,19 @@ def test_a_signal_during_the_wait_ends_it(world):
     world.signal_at = 0.5
     assert world.run() == 128 + signal.SIGTERM
     assert len(world.starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("disposition", "code"), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 129)]
+)
+def test_under_nohup_a_lost_terminal_ends_nothing(world, disposition, code):
+    former = signal.signal(signal.SIGHUP, disposition)
+    world.raised = signal.SIGHUP
+    try:
+        world.endings = [failed(3), Ending(0)]
+        assert world.run() == code
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_a_signal_while_hosts_are_awaited_ends_it(world):

@@ -191,10 +191,9 @@ class RecoveredFit:
         )
         place = resumption.place
         complete = place.is_complete(self._epochs)
+        resumption.resume_data(self._course)
         if complete:
             self._leave_out(max(place.epoch, self._epochs))
-        else:
-            resumption.resume_data(self._course)
         resumption.after_train_begin(self._snapshot)
         self._earlier, self._place = resumption.earlier, place
         if not complete:

@@ -49,7 +49,6 @@ def part_of(
     own_details = {
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
-        "data": split(data, "data", own),
     }
     if not chief:
         return Part(own=own, own_details=own_details)
@@ -64,6 +63,7 @@ def part_of(
         "layers": snapshot.layers,
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
+        "data": split(data, "data", common),
         "logs": split(logs, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
         "metrics": _last_metrics(model),
@@ -125,7 +125,6 @@ class Resumption:
         rank = cluster.rank() % len(own_details)
         own = checkpoint.ranks[rank]
         self._random = join(own_details[rank]["random"], own)
-        self._data = join(own_details[rank]["data"], own)
         self.earlier = join(self._details["earlier"], checkpoint.common)
 
     @property
@@ -189,8 +188,9 @@ class Resumption:
         Raises:
             ValueError: It is other data.
         """
-        logs = join(self._details["logs"], self._checkpoint.common)
-        course.resume(self._data, logs)
+        common = self._checkpoint.common
+        logs = join(self._details["logs"], common)
+        course.resume(join(self._details["data"], common), logs)
 
     def after_train_begin(self, snapshot: Snapshot) -> None:
         """Puts the variables back, and what callbacks have reset."""

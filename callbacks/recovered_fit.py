@@ -13,8 +13,9 @@ import keras
 from tfdist import cluster
 from tfdist.checkpoint.position import Position
 from tfdist.checkpoint.snapshot import Snapshot
-from tfdist.checkpoint.store import Store
+from tfdist.checkpoint.store import Part, Store
 from tfdist.checkpoint.writer import Writer
+from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients.attach import path_of
 from tfdist.strategies import entry, fits
@@ -120,6 +121,8 @@ class RecoveredFit:
         path = path_of(model.optimizer)
         apart = path is not None and path.method.outer is not None
         self._snapshot = Snapshot(model, model.optimizer, apart=apart)
+        common, own = self._snapshot.capture(metrics=True, common=cluster.is_chief())
+        self._writer.reserve(Part(own, common))  # the first save is then as short
         self._course = course_of(model)
         self._place = dataclasses.replace(
             self._place, epoch=0, batch=0, epochs=epochs, stopped=False
@@ -130,6 +133,7 @@ class RecoveredFit:
             self._skip(self._resumption)
         else:
             self._resume(self._resumption)
+        progress.reach(self._place.step)
         self._base = self._place.step - self._place.batch
         self._schedule = schedule(self._snapshot.size, self._ranks.of_chief)
         self._schedule.begin(self._place.step, time.monotonic())
@@ -154,6 +158,7 @@ class RecoveredFit:
         self._place = dataclasses.replace(
             self._place, step=self._base + position.batch, batch=position.batch
         )
+        progress.reach(self._place.step)
         self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
         if self._steps is not None and position.batch >= self._steps:
             return  # the end of the epoch is a simpler place
@@ -264,10 +269,12 @@ def _running(model: keras.Model) -> fits.Call:
     if fit is None:
         raise ValueError(
             explain(
-                "CheckpointRecovery works in `fit`",
-                received="a loop that calls callbacks itself",
-                expected="model.fit(..., callbacks=[CheckpointRecovery(...)])",
-                hint="In a loop of your own use tf.train.CheckpointManager.",
+                "CheckpointRecovery does not know the `fit` that it is in",
+                received="a callback that was made when `fit` was being called, or a "
+                "loop that calls callbacks itself",
+                expected="model.fit of Keras",
+                hint="Write recovery = CheckpointRecovery(...) in a line of its own, "
+                "before the one with model.fit; or call tfdist.strategy(...) earlier.",
             )
         )
     return fit

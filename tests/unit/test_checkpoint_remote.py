@@ -108,7 +108,7 @@ def test_a_job_goes_on_in_an_object_store(url):
 @pytest.mark.failure(16)
 def test_only_what_is_needed_is_left(fake):
     job.run(URL)
-    names = [name.removeprefix("/bucket/runs/digits/") for name in fake.store]
+    names = [name.partition("/digits/")[2] for name in fake.store]
     kept = [f"step-{step:08d}" for step in range(1, job.STEPS + 1)][-job.KEEP :]
     assert sorted({name.partition("/")[0] for name in names}) == kept
     assert len(names) == 3 * job.KEEP  # manifest, common, rank

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdist import __version__, cluster
 from tfdist.checkpoint.randomness import random_state, set_random_state
-from tfdist.checkpoint.snapshot import Snapshot
+from tfdist.checkpoint.snapshot import Arrays, Snapshot
 from tfdist.checkpoint.states import join, split
 from tfdist.checkpoint.store import Checkpoint, Part
 from tfdist.errors import explain
@@ -31,6 +31,7 @@ def part_of(
     *,
     data: Any,
     logs: Any,
+    metrics: Arrays,
     earlier: Sequence[Any],
 ) -> Part:
     """Returns what this process saves; arrays may share memory with variables.
@@ -42,10 +43,12 @@ def part_of(
         place: Where the training is.
         data: Where it is in its data, as the course tells.
         logs: Those of the last batch, in the middle of an epoch.
+        metrics: The epoch's metrics, where validation has begun with new ones.
         earlier: The histories of the fits before this one.
     """
     chief = cluster.is_chief()
     common, own = snapshot.capture(metrics=place.batch > 0, common=chief)
+    own |= metrics
     own_details = {
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
@@ -202,6 +205,7 @@ class Resumption:
     def after_epoch_begin(self, snapshot: Snapshot) -> None:
         """Undoes what callbacks have done at the beginning of a resumed epoch."""
         self._assign(snapshot)
+        self._states.give_after()
         set_random_state(self._random)
 
     def before_first_batch(self, snapshot: Snapshot) -> None:

@@ -165,6 +165,19 @@ class CheckpointRecovery(Placed):
         """Lets a resumed epoch go on exactly."""
         self._fit.begin_batch()
 
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Does nothing; that it is there makes Keras call all hooks in this thread."""
+
+    def before_test_begin(self, logs: Any = None) -> None:
+        """Notes the metrics before validation begins with new ones."""
+        if fits.running(self.model) is not None:
+            self._fit.begin_test()
+
+    def after_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Saves and ends the process where the machine is taken away."""
+        if fits.running(self.model) is not None:
+            self._fit.end_test_batch()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Does nothing; that it is there makes Keras call all hooks in this thread."""
 

@@ -12,10 +12,11 @@ import keras
 
 from tfdist import cluster
 from tfdist.checkpoint.position import Position
-from tfdist.checkpoint.snapshot import Snapshot
-from tfdist.checkpoint.store import Store
+from tfdist.checkpoint.snapshot import Arrays, Snapshot
+from tfdist.checkpoint.store import Part, Store
 from tfdist.checkpoint.writer import Writer
 from tfdist.coordination import progress
+from tfdist.coordination.preemption import EXIT_CODE, Preemption
 from tfdist.errors import explain
 from tfdist.gradients.attach import path_of
 from tfdist.strategies import entry, fits
@@ -66,12 +67,15 @@ class RecoveredFit:
         self._call = _running(model)
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
+        self._preemption = Preemption(self._ranks.stops)
         self._resumption: Resumption | None = None
         self._snapshot: Snapshot
         self._schedule: Schedule
         self._base = 0  # steps made before this epoch
         self._is_due = False  # at the end of this epoch at the latest
         self._broken_off = False  # within this epoch, by another callback
+        self._logs: Any = None  # of the last batch
+        self._metrics: Arrays = {}  # before validation
         self.resumed_step: int | None = None
 
     def open(self, details: dict[str, Any]) -> None:
@@ -80,6 +84,8 @@ class RecoveredFit:
         Args:
             details: What the ranks have to agree on.
         """
+        self._preemption.install()
+        self._call.ending.callback(self._preemption.remove)
         entry.build_from_shapes(self._model, self._call.loops[0])
         self._ranks.agree("checkpoint recovery", details)
         open_together(self._ranks, self._store)
@@ -121,6 +127,8 @@ class RecoveredFit:
         path = path_of(model.optimizer)
         apart = path is not None and path.method.outer is not None
         self._snapshot = Snapshot(model, model.optimizer, apart=apart)
+        common, own = self._snapshot.capture(metrics=True, common=cluster.is_chief())
+        self._writer.reserve(Part(own, common))  # the first save is then as short
         self._course = course_of(model)
         self._place = dataclasses.replace(
             self._place, epoch=0, batch=0, epochs=epochs, stopped=False
@@ -157,12 +165,24 @@ class RecoveredFit:
             self._place, step=self._base + position.batch, batch=position.batch
         )
         progress.reach(self._place.step)
+        self._logs, self._metrics = logs, {}
         self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
+        if self._preemption.due():
+            self._leave(position)
         if self._steps is not None and position.batch >= self._steps:
             return  # the end of the epoch is a simpler place
         self._broken_off = self._model.stop_training
         if self._is_due or self._broken_off:
-            self._save(position, logs)
+            self._save(position)
+
+    def begin_test(self) -> None:
+        """Notes the metrics of the epoch: validation begins with new ones."""
+        self._metrics = self._snapshot.own_metrics()
+
+    def end_test_batch(self) -> None:
+        """Saves, and ends the process, if the machine is taken away in validation."""
+        if self._preemption.due():
+            self._leave(self._course.position())
 
     def end_epoch(self, epoch: int) -> None:
         """Saves if it is time, and after the last epoch."""
@@ -175,9 +195,12 @@ class RecoveredFit:
         self._place = dataclasses.replace(
             self._place, epoch=epoch + 1, batch=0, stopped=stopped
         )
+        self._logs, self._metrics = None, {}
+        if self._preemption.due():
+            self._leave(self._course.next_epoch())
         last = epoch + 1 >= self._epochs or self._model.stop_training
         if self._is_due or last:
-            self._save(self._course.next_epoch(), None)
+            self._save(self._course.next_epoch())
 
     def finish(self) -> tuple[Place, list[History]]:
         """Waits until all is written, on all ranks; returns where the training is."""
@@ -194,10 +217,9 @@ class RecoveredFit:
         )
         place = resumption.place
         complete = place.is_complete(self._epochs)
+        resumption.resume_data(self._course)
         if complete:
             self._leave_out(max(place.epoch, self._epochs))
-        else:
-            resumption.resume_data(self._course)
         resumption.after_train_begin(self._snapshot)
         self._earlier, self._place = resumption.earlier, place
         if not complete:
@@ -228,7 +250,18 @@ class RecoveredFit:
         """Lets Keras begin behind its last epoch."""
         self._call.ending.enter_context(replaced(self._model, "_initial_epoch", epochs))
 
-    def _save(self, position: Position, logs: Any) -> None:
+    def _leave(self, position: Position) -> None:
+        """Saves and ends the process, when all ranks have saved.
+
+        Raises:
+            SystemExit: With the code that says so.
+        """
+        self._save(position)
+        self._ranks.together("Saving a checkpoint", self._writer.wait)
+        self._say("has saved in %s %s in time: the machine is taken away", self._place)
+        raise SystemExit(EXIT_CODE)
+
+    def _save(self, position: Position) -> None:
         """Hands the state to the writer."""
         began = time.monotonic()
         part = part_of(
@@ -237,7 +270,8 @@ class RecoveredFit:
             self._callbacks,
             self._place,
             data=self._course.state(position),
-            logs=keras_states.as_arrays(logs),
+            logs=keras_states.as_arrays(self._logs),
+            metrics=self._metrics,
             earlier=self._earlier,
         )
         self._writer.submit(self._place.step, part)
@@ -268,10 +302,12 @@ def _running(model: keras.Model) -> fits.Call:
     if fit is None:
         raise ValueError(
             explain(
-                "CheckpointRecovery works in `fit`",
-                received="a loop that calls callbacks itself",
-                expected="model.fit(..., callbacks=[CheckpointRecovery(...)])",
-                hint="In a loop of your own use tf.train.CheckpointManager.",
+                "CheckpointRecovery does not know the `fit` that it is in",
+                received="a callback that was made when `fit` was being called, or a "
+                "loop that calls callbacks itself",
+                expected="model.fit of Keras",
+                hint="Write recovery = CheckpointRecovery(...) in a line of its own, "
+                "before the one with model.fit; or call tfdist.strategy(...) earlier.",
             )
         )
     return fit

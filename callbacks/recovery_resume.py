@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdist import __version__, cluster
 from tfdist.checkpoint.randomness import random_state, set_random_state
-from tfdist.checkpoint.snapshot import Snapshot
+from tfdist.checkpoint.snapshot import Arrays, Snapshot
 from tfdist.checkpoint.states import join, split
 from tfdist.checkpoint.store import Checkpoint, Part
 from tfdist.errors import explain
@@ -31,6 +31,7 @@ def part_of(
     *,
     data: Any,
     logs: Any,
+    metrics: Arrays,
     earlier: Sequence[Any],
 ) -> Part:
     """Returns what this process saves; arrays may share memory with variables.
@@ -42,14 +43,15 @@ def part_of(
         place: Where the training is.
         data: Where it is in its data, as the course tells.
         logs: Those of the last batch, in the middle of an epoch.
+        metrics: The epoch's metrics, where validation has begun with new ones.
         earlier: The histories of the fits before this one.
     """
     chief = cluster.is_chief()
     common, own = snapshot.capture(metrics=place.batch > 0, common=chief)
+    own |= metrics
     own_details = {
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
-        "data": split(data, "data", own),
     }
     if not chief:
         return Part(own=own, own_details=own_details)
@@ -64,6 +66,7 @@ def part_of(
         "layers": snapshot.layers,
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
+        "data": split(data, "data", common),
         "logs": split(logs, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
         "metrics": _last_metrics(model),
@@ -125,7 +128,6 @@ class Resumption:
         rank = cluster.rank() % len(own_details)
         own = checkpoint.ranks[rank]
         self._random = join(own_details[rank]["random"], own)
-        self._data = join(own_details[rank]["data"], own)
         self.earlier = join(self._details["earlier"], checkpoint.common)
 
     @property
@@ -189,8 +191,9 @@ class Resumption:
         Raises:
             ValueError: It is other data.
         """
-        logs = join(self._details["logs"], self._checkpoint.common)
-        course.resume(self._data, logs)
+        common = self._checkpoint.common
+        logs = join(self._details["logs"], common)
+        course.resume(join(self._details["data"], common), logs)
 
     def after_train_begin(self, snapshot: Snapshot) -> None:
         """Puts the variables back, and what callbacks have reset."""
@@ -202,6 +205,7 @@ class Resumption:
     def after_epoch_begin(self, snapshot: Snapshot) -> None:
         """Undoes what callbacks have done at the beginning of a resumed epoch."""
         self._assign(snapshot)
+        self._states.give_after()
         set_random_state(self._random)
 
     def before_first_batch(self, snapshot: Snapshot) -> None:

@@ -133,18 +133,19 @@ class Store:
             session: The chief's; None on the chief.
 
         Raises:
+            ValueError: Another rank than the chief was given no session.
             CheckpointError: The directory cannot be used; `OccupiedError` if it is that
                 of another run, or of another job that is running, `NewerFormatError` if
                 a newer version of tfdist wrote it.
         """
         self._aborted.clear()
+        if self.rank == 0:
+            session = locks.new_session()
+        elif not session:
+            raise ValueError("Ranks other than 0 need the session that rank 0 returns.")
+        opening = self._open_chief if self.rank == 0 else self._open_other
         with explaining(f"The directory {self.path} cannot be used", self.path):
-            if self.rank == 0:
-                session = locks.new_session()
-                self._open_chief(locks.session_name(session))
-            else:
-                session = session or 0
-                self._open_other(locks.session_name(session))
+            opening(locks.session_name(session))
         return session
 
     def steps(self) -> tuple[int, ...]:

@@ -131,7 +131,9 @@ def global_seed_generator(create: bool = False) -> Any:
     """
     if create:
         return seed_generator.global_seed_generator()
-    return global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    # Keras 3.8 has no name for the name.
+    name = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")
+    return global_state.get_global_attribute(name)
 
 
 def made_untrainable(layer: Any) -> list[Any]:

@@ -55,7 +55,9 @@ class FitData:
         self._python = self._kind in ("a PyDataset", "a generator") or (
             self._dataset is not None and runs_python(self._dataset)
         )
-        self.findings = repeatable.findings(self._kind, self._dataset, fit.arguments)
+        self.findings = tuple(
+            repeatable.findings(self._kind, self._dataset, fit.arguments)
+        )
         self.details = self._describe(fit.arguments)
 
     def refuse_other(self, saved: Mapping[str, Any], position: Position) -> None:
@@ -113,6 +115,20 @@ class FitData:
             next(iterator, None)
         elif outlasts is not Outlasting.NOTHING:
             iter(self._loop._distributed_dataset)
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        """Keeps a PyDataset's workers from making batches for a while."""
+        adapter = self._loop.data_adapter
+        workers = getattr(adapter, "enqueuer", None)
+        if workers is None:
+            yield
+            return
+        adapter.enqueuer = None
+        try:
+            yield
+        finally:
+            adapter.enqueuer = workers
 
     def random_state(self) -> dict[str, Any] | None:
         """Returns the random states from which Python code may make the data."""

@@ -58,7 +58,7 @@ def outlasting(dataset: tf.data.Dataset) -> Outlasting:
 
 def findings(
     kind: str, dataset: tf.data.Dataset | None, arguments: Mapping[str, Any]
-) -> tuple[str, ...]:
+) -> list[str]:
     """Returns what a resumed run could not repeat, each one a sentence with a hint.
 
     Args:
@@ -66,21 +66,31 @@ def findings(
         dataset: What Keras made of it; None if that cannot be looked into.
         arguments: Those of `fit`.
     """
-    found: dict[str, None] = {}  # in order, each once
-    if dataset is None:
-        found[
-            f"{kind.capitalize()} cannot be looked into: it must give the same batches "
-            "in every run. HINT: Pass a tf.data.Dataset of global batches."
-        ] = None
-    elif kind == "a dataset":
-        found |= dict.fromkeys(_of_dataset(dataset))
+    found: list[str] = []
+    if kind == "a dataset" and dataset is not None:
+        found += _of_dataset(dataset)
+    elif kind == "a PyDataset":
+        found += _of_py_dataset(arguments["x"], arguments.get("shuffle", True))
+    elif kind != "arrays":
+        found.append(
+            f"Of {kind} it cannot be told whether it gives the same batches in every "
+            "run, as it must. HINT: Pass a tf.data.Dataset, arrays or a PyDataset."
+        )
     validation = arguments.get("validation_data")
     if isinstance(validation, tf.data.Dataset) and shuffle_seeds(validation):
-        found[
+        found.append(
             "The validation data is shuffled: its results may differ in the last bits. "
             "HINT: Leave shuffle out of it."
-        ] = None
-    return tuple(found)
+        )
+    return list(dict.fromkeys(found))
+
+
+def _of_py_dataset(data: Any, shuffled: bool) -> Iterator[str]:
+    if shuffled and (data.workers > 1 or data.use_multiprocessing):
+        yield (
+            "The workers of the PyDataset draw its order while the training goes on. "
+            "HINT: Call fit(..., shuffle=False), and reorder it in on_epoch_end."
+        )
 
 
 def _of_dataset(dataset: tf.data.Dataset) -> Iterator[str]:

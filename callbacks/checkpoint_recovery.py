@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import os
-import time
 import weakref
+from functools import partial
 from typing import Any, ClassVar
 
-import keras
-
 from tfdist import cluster
-from tfdist.checkpoint.snapshot import Snapshot
 from tfdist.checkpoint.store import Store
-from tfdist.checkpoint.writer import Writer
 from tfdist.errors import explain
-from tfdist.gradients.attach import path_of
-from tfdist.strategies import entry, fits
-from tfdist.strategies.steps import replaced
+from tfdist.strategies import fits
 
 from .arguments import checked_integer, require_own_strategy
 from .place import Placed
+from .recovered_fit import RecoveredFit
 from .recovery_arguments import (
     checked_best,
     checked_directory,
@@ -29,12 +22,7 @@ from .recovery_arguments import (
     checked_positive,
 )
 from .recovery_place import Place
-from .recovery_ranks import Ranks, newest_common, open_together
-from .recovery_resume import Resumption, part_of
-from .recovery_schedule import EverySeconds, EverySteps, Schedule, best_interval
-
-_logger = logging.getLogger("tfdist")
-_BYTES_PER_SECOND = 1e9  # guessed for the first checkpoint, which tells better
+from .recovery_schedule import best_interval, schedule_for
 
 
 class CheckpointRecovery(Placed):
@@ -126,13 +114,14 @@ class CheckpointRecovery(Placed):
         self.timeout = checked_positive("timeout", timeout)
         self._place = Place()
         self._earlier: list[dict[str, Any]] = []  # histories of the completed fits
-        self._trained: Any = None
-        self._base = 0  # steps made before this epoch
-        self._saved: int | None = None  # the newest step that was handed to the writer
-        self._is_due = False  # at the end of this epoch
-        self._broken_off = False  # within this epoch, by another callback
-        self._resumption: Resumption | None = None
+        self._trained: Any = None  # a weak reference to the model
+        self._fit: RecoveredFit
         fits.install()
+
+    @property
+    def resumed_step(self) -> int | None:
+        """The step from which the last `fit` went on; None if it started anew."""
+        return self._fit.resumed_step
 
     def before_train_begin(self, logs: Any = None) -> None:
         """Finds the newest checkpoint, with all ranks, and reads it."""
@@ -141,20 +130,7 @@ class CheckpointRecovery(Placed):
         if strategy.num_replicas_in_sync > 1 or cluster.size() > 1:
             require_own_strategy("CheckpointRecovery", strategy)
         self._refuse_another_model()
-        self._ranks = Ranks(strategy)
-        self._ranks.agree("checkpoint recovery", self._details())
-        fit = fits.running(self.model)
-        if fit is None:
-            raise ValueError(
-                explain(
-                    "CheckpointRecovery works in `fit`",
-                    received="a loop that calls callbacks itself",
-                    expected="model.fit(..., callbacks=[CheckpointRecovery(...)])",
-                    hint="In a loop of your own use tf.train.CheckpointManager.",
-                )
-            )
-        entry.build_from_shapes(self.model, fit.loops[0])
-        self._store = Store(
+        store = Store(
             self.directory,
             rank=cluster.rank(),
             size=cluster.size(),
@@ -163,94 +139,59 @@ class CheckpointRecovery(Placed):
             keep_best=self._best,
             timeout=self.timeout,
         )
-        open_together(self._ranks, self._store)
-        fit.ending.callback(self._store.close)
-        self._writer = Writer(self._store)
-        fit.ending.callback(self._abandon)
-        self._saved, self._broken_off = None, False
-        self._resumption = self._found()
-        if self._resumption is not None:
-            self._resumption.before_train_begin()
+        self._fit = RecoveredFit(
+            self.model, self.whole_list, store, self._place, self._earlier
+        )
+        self._fit.open({name: str(value) for name, value in self.get_config().items()})
+
+    def after_train_begin(self, logs: Any = None) -> None:
+        """Puts the state of the checkpoint in the place of the present one."""
+        best = partial(
+            best_interval,
+            time_between_failures=self.time_between_failures,
+            overhead=self.overhead,
+        )
+        self._fit.begin(
+            self.params["epochs"],
+            self.params["steps"],
+            partial(schedule_for, self.every_steps, self.every_seconds, best),
+        )
+
+    def after_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Lets a resumed epoch go on exactly."""
+        self._fit.begin_epoch(epoch)
+
+    def before_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Lets a resumed epoch go on exactly."""
+        self._fit.begin_batch()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Does nothing; that it is there makes Keras call all hooks in this thread."""
+
+    def before_test_begin(self, logs: Any = None) -> None:
+        """Notes the metrics before validation begins with new ones."""
+        if fits.running(self.model) is not None:
+            self._fit.begin_test()
+
+    def after_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Saves and ends the process where the machine is taken away."""
+        if fits.running(self.model) is not None:
+            self._fit.end_test_batch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Does nothing; that it is there makes Keras call all hooks in this thread."""
 
-    def after_train_begin(self, logs: Any = None) -> None:
-        """Puts the state of the checkpoint in the place of the present one."""
-        strategy, optimizer = self.model.distribute_strategy, self.model.optimizer
-        with strategy.scope():
-            if optimizer is not None and not optimizer.built:
-                optimizer.build(self.model.trainable_variables)
-        if cluster.size() > 1:
-            strategy.start_from_first(self.model)  # later it would undo what follows
-        path = path_of(optimizer)
-        self._snapshot = Snapshot(
-            self.model,
-            optimizer,
-            apart=path is not None and path.method.outer is not None,
-        )
-        epochs = self.params["epochs"]
-        self._place = dataclasses.replace(
-            self._place, epoch=0, batch=0, epochs=epochs, stopped=False
-        )
-        if self._resumption is not None:
-            skips = self._resumption.place.fit > self._place.fit
-            (self._skip if skips else self._resume)(self._resumption, epochs)
-        self._base = self._place.step - self._place.batch
-        self._schedule = self._new_schedule()
-        self._schedule.begin(self._place.step, time.monotonic())
-
-    def after_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Notes the epoch."""
-        self._is_due = self._broken_off = False
-        pending = self._pending
-        if pending is not None:
-            pending.after_epoch_begin(self._snapshot)
-        else:
-            self._place = dataclasses.replace(self._place, epoch=epoch, batch=0)
-
-    def before_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Lets a resumed epoch go on exactly."""
-        pending = self._pending
-        if pending is not None:
-            pending.before_first_batch(self._snapshot)
-
     def after_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time."""
-        self._writer.check()
-        done = batch + 1
-        self._place = dataclasses.replace(
-            self._place, step=self._base + done, batch=done
-        )
-        self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
-        steps = self.params["steps"]
-        if steps is not None and done >= steps:
-            return  # the end of the epoch is a simpler place
-        self._broken_off = self.model.stop_training
-        if self._is_due or self._broken_off:
-            self._save()
+        self._fit.end_batch(logs)
 
     def after_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves if it is time, and after the last epoch."""
-        if self._resumption is not None:  # perhaps no batch was left of it
-            self._resumption.is_pending = False
-        self._base = self._place.step
-        if self._broken_off:
-            return  # resumed where it was broken off, not after an epoch cut short
-        self._place = dataclasses.replace(
-            self._place, epoch=epoch + 1, batch=0, stopped=self._was_stopped_early()
-        )
-        last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
-        if self._is_due or last:
-            self._save()
+        self._fit.end_epoch(epoch)
 
     def after_train_end(self, logs: Any = None) -> None:
         """Waits until the last checkpoint is written, on all ranks."""
-        self._ranks.together("Saving a checkpoint", self._writer.close)
-        if self._place.is_complete(self.params["epochs"]):
-            history = self.model.history
-            self._earlier.append({"epoch": history.epoch, "history": history.history})
-            self._place = dataclasses.replace(self._place, fit=self._place.fit + 1)
+        self._place, self._earlier = self._fit.finish()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data."""
@@ -271,112 +212,6 @@ class CheckpointRecovery(Placed):
         """Undoes `get_config`."""
         return cls(**config)
 
-    def _found(self) -> Resumption | None:
-        """Returns what to go on from; says why a newer checkpoint is not used."""
-        checkpoint, passed_over = newest_common(self._ranks, self._store)
-        reasons = [f"step {step}: {why}" for step, why in sorted(passed_over.items())]
-        if reasons and cluster.is_chief():
-            _logger.warning(
-                "CheckpointRecovery passes over checkpoints of %s: %s.",
-                self.directory,
-                "; ".join(reasons),
-            )
-        if checkpoint is None:
-            return None
-        resumption = Resumption(self.model, self.whole_list, checkpoint)
-        return resumption if resumption.place.fit >= self._place.fit else None
-
-    def _resume(self, resumption: Resumption, epochs: int) -> None:
-        """Puts a checkpoint in the place of the present state."""
-        self._ranks.together(
-            "Checking a checkpoint", lambda: resumption.check(self._snapshot)
-        )
-        resumption.after_train_begin(self._snapshot)
-        self._earlier, place = resumption.earlier, resumption.place
-        complete = place.is_complete(epochs)
-        self._go_to(max(place.epoch, epochs) if complete else place.epoch, place.batch)
-        self._place = place
-        if not complete:
-            self._place = dataclasses.replace(place, epochs=epochs, stopped=False)
-        if cluster.is_chief():
-            _logger.warning(
-                "CheckpointRecovery goes on from %s of %s%s%s.",
-                place,
-                self.directory,
-                ", where this fit is complete"
-                if complete
-                else "; later steps are made again",
-                "".join(f"; {change}" for change in resumption.changes),
-            )
-
-    def _skip(self, resumption: Resumption, epochs: int) -> None:
-        """Lets a `fit` end at once that was completed before the checkpoint."""
-        fit = self._place.fit
-        resumption.give_weights(self._snapshot)
-        self._earlier = resumption.earlier[:fit]
-        for name, value in resumption.earlier[fit].items():
-            setattr(self.model.history, name, value)
-        self._go_to(epochs, 0)
-        self._place = dataclasses.replace(self._place, epoch=epochs)
-        self._resumption = None
-        if cluster.is_chief():
-            _logger.warning(
-                "CheckpointRecovery skips fit %d, which is complete: %s has %s of fit "
-                "%d. Until that goes on, the model has the weights of that step.",
-                fit + 1,
-                self.directory,
-                resumption.place,
-                resumption.place.fit + 1,
-            )
-
-    def _go_to(self, epoch: int, batch: int) -> None:
-        """Lets Keras go on at a batch of an epoch."""
-        fit = fits.running(self.model)
-        if batch:
-            raise NotImplementedError("mid-epoch")
-        if fit is not None:
-            fit.ending.enter_context(replaced(self.model, "_initial_epoch", epoch))
-
-    def _save(self) -> None:
-        """Hands the state to the writer."""
-        began = time.monotonic()
-        part = part_of(
-            self.model, self._snapshot, self.whole_list, self._place, self._earlier
-        )
-        self._writer.submit(self._place.step, part)
-        now = time.monotonic()
-        self._schedule.saved(self._place.step, now, now - began)
-        self._is_due = False
-
-    def _new_schedule(self) -> Schedule:
-        if self.every_steps is not None:
-            return EverySteps(self.every_steps)
-
-        def interval(cost: float) -> float:
-            if self.every_seconds is not None:
-                return self.every_seconds
-            return best_interval(cost, self.time_between_failures, self.overhead)
-
-        guessed = self._snapshot.size / _BYTES_PER_SECOND
-        return EverySeconds(interval, guessed, self._ranks.of_chief)
-
-    @property
-    def _pending(self) -> Resumption | None:
-        """The checkpoint, as long as it has to be put back once more."""
-        resumption = self._resumption
-        return resumption if resumption is not None and resumption.is_pending else None
-
-    def _abandon(self) -> None:
-        """Does not wait for ranks that may be gone, when `fit` has failed."""
-        self._writer.close(abort=True)
-
-    def _was_stopped_early(self) -> bool:
-        kinds = keras.callbacks.EarlyStopping
-        return any(
-            isinstance(each, kinds) and each.stopped_epoch > 0
-            for each in self.whole_list
-        )
-
     def _refuse_another_model(self) -> None:
         known = self._trained() if self._trained is not None else None
         if known is not None and known is not self.model:
@@ -389,6 +224,3 @@ class CheckpointRecovery(Placed):
                 )
             )
         self._trained = weakref.ref(self.model)
-
-    def _details(self) -> dict[str, Any]:
-        return {name: str(value) for name, value in self.get_config().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -42,7 +43,7 @@ def state_of(callback: keras.callbacks.Callback) -> dict[str, Any] | None:
     if not names:
         return None
     keras_names.require(callback, names)
-    return {name: _plain(getattr(callback, name)) for name in names}
+    return {name: as_arrays(getattr(callback, name)) for name in names}
 
 
 def set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
@@ -82,10 +83,16 @@ def _names(callback: keras.callbacks.Callback) -> tuple[str, ...]:
     return next((_ATTRIBUTES[kind] for kind in kinds if kind in _ATTRIBUTES), ())
 
 
-def _plain(value: Any) -> Any:
+def stopped_early(callbacks: Iterable[keras.callbacks.Callback]) -> bool:
+    """Returns whether an EarlyStopping has ended the training."""
+    kind = keras.callbacks.EarlyStopping
+    return any(isinstance(each, kind) and each.stopped_epoch > 0 for each in callbacks)
+
+
+def as_arrays(value: Any) -> Any:
     """Returns tensors, which Keras mixes with numbers, as NumPy's scalars or arrays."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: as_arrays(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(each) for each in value)
+        return type(value)(as_arrays(each) for each in value)
     return value.numpy() if hasattr(value, "numpy") else value

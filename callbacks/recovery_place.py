@@ -63,5 +63,6 @@ class Place:
         )
 
     def __str__(self) -> str:
-        within = f", batch {self.batch}" if self.batch else ""
-        return f"step {self.step} (epoch {self.epoch + 1}{within})"
+        if self.batch:
+            return f"step {self.step} (batch {self.batch} of epoch {self.epoch + 1})"
+        return f"step {self.step} (end of epoch {self.epoch})"

@@ -31,6 +31,10 @@ class Ranks:
         if self._strategy is not None:
             self._strategy.agree(what, details)
 
+    def stops(self, wanted: bool) -> bool:
+        """Returns whether all ranks stop here, as one of them wants to."""
+        return wanted if self._strategy is None else self._strategy.stops(wanted)
+
     def gather(self, value: int) -> list[int]:
         """Returns the integers that the ranks pass, in order."""
         if self._strategy is None or cluster.size() == 1:

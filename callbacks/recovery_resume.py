@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from tfdist import __version__, cluster
 from tfdist.checkpoint.randomness import random_state, set_random_state
-from tfdist.checkpoint.snapshot import Snapshot
+from tfdist.checkpoint.snapshot import Arrays, Snapshot
 from tfdist.checkpoint.states import join, split
 from tfdist.checkpoint.store import Checkpoint, Part
 from tfdist.errors import explain
+from tfdist.strategies.course import Course
 
 from .recovery_place import Place
 from .recovery_states import SavedStates, common_states, own_states
@@ -27,6 +28,10 @@ def part_of(
     snapshot: Snapshot,
     callbacks: Sequence[Any],
     place: Place,
+    *,
+    data: Any,
+    logs: Any,
+    metrics: Arrays,
     earlier: Sequence[Any],
 ) -> Part:
     """Returns what this process saves; arrays may share memory with variables.
@@ -36,10 +41,14 @@ def part_of(
         snapshot: Its variables and its optimizer's.
         callbacks: All callbacks of the `fit`.
         place: Where the training is.
+        data: Where it is in its data, as the course tells.
+        logs: Those of the last batch, in the middle of an epoch.
+        metrics: The epoch's metrics, where validation has begun with new ones.
         earlier: The histories of the fits before this one.
     """
     chief = cluster.is_chief()
     common, own = snapshot.capture(metrics=place.batch > 0, common=chief)
+    own |= metrics
     own_details = {
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
@@ -57,6 +66,8 @@ def part_of(
         "layers": snapshot.layers,
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
+        "data": split(data, "data", common),
+        "logs": split(logs, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
         "metrics": _last_metrics(model),
     }
@@ -115,7 +126,8 @@ class Resumption:
             checkpoint.ranks,
         )
         rank = cluster.rank() % len(own_details)
-        self._random = join(own_details[rank]["random"], checkpoint.ranks[rank])
+        own = checkpoint.ranks[rank]
+        self._random = join(own_details[rank]["random"], own)
         self.earlier = join(self._details["earlier"], checkpoint.common)
 
     @property
@@ -173,6 +185,16 @@ class Resumption:
                 )
             )
 
+    def resume_data(self, course: Course) -> None:
+        """Lets the data go on where it was.
+
+        Raises:
+            ValueError: It is other data.
+        """
+        common = self._checkpoint.common
+        logs = join(self._details["logs"], common)
+        course.resume(join(self._details["data"], common), logs)
+
     def after_train_begin(self, snapshot: Snapshot) -> None:
         """Puts the variables back, and what callbacks have reset."""
         self._assign(snapshot)
@@ -183,6 +205,7 @@ class Resumption:
     def after_epoch_begin(self, snapshot: Snapshot) -> None:
         """Undoes what callbacks have done at the beginning of a resumed epoch."""
         self._assign(snapshot)
+        self._states.give_after()
         set_random_state(self._random)
 
     def before_first_batch(self, snapshot: Snapshot) -> None:

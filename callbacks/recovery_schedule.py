@@ -124,3 +124,28 @@ def best_interval(cost: float, time_between_failures: float, overhead: float) ->
         60.0
     """
     return max(math.sqrt(2 * cost * time_between_failures), cost / overhead)
+
+
+def schedule_for(
+    every_steps: int | None,
+    every_seconds: float | None,
+    best: Callable[[float], float],
+    size: int,
+    of_chief: Callable[[int], int],
+) -> Schedule:
+    """Returns the schedule that was asked for.
+
+    Args:
+        every_steps: The interval in steps, if it was given.
+        every_seconds: The interval in seconds, if it was given.
+        best: Returns the interval to use otherwise, from what a checkpoint costs.
+        size: Bytes of the state; what the first checkpoint costs is guessed from it.
+        of_chief: Returns the number that the chief passes; all ranks call it.
+    """
+    if every_steps is not None:
+        return EverySteps(every_steps)
+    interval = best if every_seconds is None else (lambda cost: every_seconds)
+    return EverySeconds(interval, size / _BYTES_PER_SECOND, of_chief)
+
+
+_BYTES_PER_SECOND = 1e9  # of copying

@@ -15,6 +15,8 @@ _EVENTS = (
     "train_batch_end",
     "epoch_end",
     "train_end",
+    "test_begin",
+    "test_batch_end",
 )
 _wrapped = False
 
@@ -68,6 +70,18 @@ class Outermost(keras.callbacks.Callback):
 
     def after_train_end(self, logs: Any = None) -> None:
         """Called after every `on_train_end`."""
+
+    def before_test_begin(self, logs: Any = None) -> None:
+        """Called before any `on_test_begin`."""
+
+    def after_test_begin(self, logs: Any = None) -> None:
+        """Called after every `on_test_begin`."""
+
+    def before_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Called before any `on_test_batch_end`."""
+
+    def after_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Called after every `on_test_batch_end`."""
 
 
 def _install() -> None:

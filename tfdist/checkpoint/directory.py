@@ -89,6 +89,21 @@ class Directory:
             return str(error).partition("\nHINT")[0]
         return None
 
+    def glance(self, step: int, manifest: Manifest) -> str | None:
+        """Returns which file of a step is missing or has another size, or None."""
+        for name, written in manifest.files.items():
+            path = f"{self.folder(step)}/{name}"
+            try:
+                source = self.files.open(path)
+            except FileNotFoundError:
+                return f"{name} is missing"
+            except (CheckpointError, OSError) as error:
+                return str(error)
+            source.close()
+            if source.size != written.size:
+                return f"{name} has {source.size} bytes instead of {written.size}"
+        return None
+
     def load(self, step: int) -> Checkpoint:
         """Returns a step.
 

@@ -71,6 +71,15 @@ class Snapshot:
                 shared[place] = replicas.read(copies[0])
         return shared, own
 
+    def own_metrics(self) -> Arrays:
+        """Returns the metrics of this process's replicas; copies."""
+        return {
+            place: np.stack(
+                [replicas.read(copy) for copy in replicas.copies_of(metric)]
+            )
+            for place, metric in self._metrics.items()
+        }
+
     def differences(
         self, common: Mapping[str, Any], own: Mapping[str, Any], *, metrics: bool
     ) -> list[str]:

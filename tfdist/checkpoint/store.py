@@ -25,7 +25,7 @@ from tfdist.checkpoint import lock as locks
 from tfdist.checkpoint.checks import check_rank, check_run_id, check_seconds, check_step
 from tfdist.checkpoint.commit import commit
 from tfdist.checkpoint.directory import Checkpoint, Directory
-from tfdist.checkpoint.errors import CheckpointError, DamagedError, OccupiedError
+from tfdist.checkpoint.errors import DamagedError, OccupiedError
 from tfdist.checkpoint.files import publish
 from tfdist.checkpoint.filesystem import FileSystem
 from tfdist.checkpoint.keeper import Keeper
@@ -34,7 +34,7 @@ from tfdist.checkpoint.parts import Part, Saving, collect, hand_in
 from tfdist.checkpoint.places import locate
 from tfdist.checkpoint.retention import Best, Retention
 from tfdist.checkpoint.sweep import sweep, sweep_probes, tidy
-from tfdist.checkpoint.wording import not_shared, other_run, trouble
+from tfdist.checkpoint.wording import explaining, not_shared, other_run
 
 SEE_SECONDS = 10.0  # a network file system may show a new file that late
 
@@ -133,27 +133,25 @@ class Store:
             session: The chief's; None on the chief.
 
         Raises:
+            ValueError: Another rank than the chief was given no session.
             CheckpointError: The directory cannot be used; `OccupiedError` if it is that
                 of another run, or of another job that is running, `NewerFormatError` if
                 a newer version of tfdist wrote it.
         """
         self._aborted.clear()
-        try:
-            if self.rank == 0:
-                session = locks.new_session()
-                self._open_chief(locks.session_name(session))
-            else:
-                session = session or 0
-                self._open_other(locks.session_name(session))
-        except OSError as error:
-            raise CheckpointError(
-                trouble(f"The directory {self.path} cannot be used", error, self.path)
-            ) from error
+        if self.rank == 0:
+            session = locks.new_session()
+        elif not session:
+            raise ValueError("Ranks other than 0 need the session that rank 0 returns.")
+        opening = self._open_chief if self.rank == 0 else self._open_other
+        with explaining(f"The directory {self.path} cannot be used", self.path):
+            opening(locks.session_name(session))
         return session
 
     def steps(self) -> tuple[int, ...]:
         """Returns the steps that have a manifest, newest first; none is read."""
-        return self._directory.steps()
+        with explaining(f"The directory {self.path} cannot be read", self.path):
+            return self._directory.steps()
 
     def manifest(self, step: int) -> Manifest:
         """Returns what a step consists of; its files are not read.
@@ -223,20 +221,11 @@ class Store:
             self.size,
             self._finite_only,
         )
-        try:
-            if self.rank == 0:
-                waiting = partial(collect, saving, self._timeout, self._aborted)
-                manifest = commit(saving, part, self.run_id or "", self._lock, waiting)
-                self._keeper.add(manifest)
-            else:
-                hand_in(saving, part)
-        except OSError as error:
-            raise CheckpointError(
-                trouble(f"Step {step} could not be saved", error, self.path)
-            ) from error
+        with explaining(f"Step {step} could not be saved", self.path):
+            manifest = self._save(saving, part)
         self._done.add(step)
-        if self.rank == 0:
-            self._retain(step)
+        if manifest is not None:
+            self._retain(manifest)
 
     def abort(self) -> None:
         """Ends a `save` that waits for other ranks; for a job that has failed."""
@@ -303,15 +292,20 @@ class Store:
                 continue
         return found
 
-    def _retain(self, step: int) -> None:
-        try:
-            tidy(self._directory, step)
-            self._keeper.retain(step)
-        except OSError as error:
-            raise CheckpointError(
-                trouble(
-                    f"Step {step} was saved, but older files could not be removed",
-                    error,
-                    self.path,
-                )
-            ) from error
+    def _save(self, saving: Saving, part: Part) -> Manifest | None:
+        """Returns what the chief has committed; None on another rank."""
+        if self.rank != 0:
+            hand_in(saving, part)
+            return None
+        collecting = partial(collect, saving, self._timeout, self._aborted)
+        return commit(saving, part, self.run_id or "", self._lock, collecting)
+
+    def _retain(self, manifest: Manifest) -> None:
+        problem = (
+            f"Step {manifest.step} was saved, but not all of what is older could be "
+            "removed"
+        )
+        with explaining(problem, self.path):
+            tidy(self._directory, manifest)
+            self._keeper.add(manifest)
+            self._keeper.retain(manifest.step)

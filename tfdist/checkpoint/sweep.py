@@ -7,6 +7,7 @@ import re
 from tfdist.checkpoint import manifest as manifests
 from tfdist.checkpoint.directory import Directory
 from tfdist.checkpoint.errors import CheckpointError
+from tfdist.checkpoint.manifest import Manifest
 
 # What a save leaves in a folder. Anything else is somebody's, and stays.
 _OWN = re.compile(
@@ -59,9 +60,9 @@ def sweep_probes(directory: Directory) -> None:
             directory.files.remove(f"{directory.path}/{name}")
 
 
-def tidy(directory: Directory, step: int) -> None:
+def tidy(directory: Directory, manifest: Manifest) -> None:
     """Removes the notes of a step that was just committed, and an older session's."""
-    _clear(directory, step, {manifests.NAME, *directory.manifest(step).files})
+    _clear(directory, manifest.step, {manifests.NAME, *manifest.files})
 
 
 def _needed(directory: Directory, step: int) -> set[str] | None:

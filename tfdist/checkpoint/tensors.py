@@ -1,8 +1,8 @@
 """Files of named arrays, hashed while they are written and while they are read.
 
-The layout is that of safetensors, and its library reads these files. It does not write
-them here: it wants the bytes of all arrays in one piece, a second copy of the state,
-and opens the file itself, past `FileSystem`.
+The layout is that of safetensors, and its library (0.8) reads these files. It does not
+write them here: for NumPy it has no float8, it wants the bytes of all arrays in one
+piece, a second copy of the state, and it opens the file itself, past `FileSystem`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from tfdist.checkpoint.errors import CheckpointError
 from tfdist.errors import explain
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -11,8 +14,16 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 
 
-def trouble(problem: str, error: OSError, directory: str) -> str:
-    """Words an error of the file system, with the fix for the common ones."""
+@contextmanager
+def explaining(problem: str, directory: str) -> Iterator[None]:
+    """Turns errors of the file system into a CheckpointError that says the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(_trouble(problem, error, directory)) from error
+
+
+def _trouble(problem: str, error: OSError, directory: str) -> str:
     hint = "Look at the disk, its mount and the system's log."
     if error.errno in _FULL:
         hint = f"Free space in {directory} (df -h), or keep fewer steps."

@@ -18,6 +18,7 @@ from tensorflow.python.framework import ops
 from tfdist import cluster
 from tfdist.coordination.launch import read_launch
 from tfdist.errors import explain
+from tfdist.gradients import waiting
 from tfdist.strategies import entry, sharding, variables
 from tfdist.strategies.devices import choose_device
 from tfdist.strategies.environment import confirm
@@ -155,11 +156,13 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
         self, reduce_op: Any, value: Any, options: Any = None
     ) -> Any:
         mean = reduce_op == tf.distribute.ReduceOp.MEAN
-        return tf.nest.map_structure(
+        result = tf.nest.map_structure(
             lambda part: self._collectives.all_reduce(part, mean),
             value,
             expand_composites=False,
         )
+        waiting.note_layers(value, result)
+        return result
 
     def _make_input_context(self) -> Any:
         return distribute_lib.InputContext(

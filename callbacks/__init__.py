@@ -5,6 +5,7 @@ from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
 from .local_sgd import LocalSGD as LocalSGD
 from .mixed_precision import MixedPrecision as MixedPrecision
+from .telemetry import Telemetry as Telemetry
 
 __all__ = [
     "GradientCompression",
@@ -12,4 +13,5 @@ __all__ = [
     "LearningRateScaling",
     "LocalSGD",
     "MixedPrecision",
+    "Telemetry",
 ]

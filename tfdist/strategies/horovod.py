@@ -25,6 +25,8 @@ from tfdist.strategies.environment import confirm
 from tfdist.strategies.horovod_collectives import HorovodCollectives
 from tfdist.strategies.training import KerasTraining
 
+_ON_DEMAND = "DYNAMIC"  # Horovod's word for a timeline that is started later
+
 
 class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
     """Trains one replica per process; Horovod carries what they exchange.
@@ -90,6 +92,21 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
         """
         return self.extended._collectives.all_to_all(value)
 
+    def start_timeline(self, file: str) -> bool:
+        """Makes Horovod record what it does, in a Chrome trace that rank 0 writes.
+
+        Called on all ranks; returns whether it does: not if it already records the
+        whole run, as `horovodrun --timeline-filename` asks.
+        """
+        if os.environ.get("HOROVOD_TIMELINE") != _ON_DEMAND:
+            return False
+        self.extended.horovod.start_timeline(file)
+        return True
+
+    def stop_timeline(self) -> None:
+        """Ends the recording; the file is complete a moment later."""
+        self.extended.horovod.stop_timeline()
+
     @property
     def cluster_resolver(self) -> None:
         """None: the launcher, not TF_CONFIG, describes the cluster."""
@@ -106,6 +123,11 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
         super().__init__(
             container, devices=[device], cross_device_ops=self._horovod_operations
         )
+
+    @property
+    def horovod(self) -> Any:
+        """The module `horovod.tensorflow`, initialised."""
+        return self._horovod
 
     # One replica: it runs inline, so whatever it does may stand inside a condition.
     def _use_merge_call(self) -> bool:
@@ -257,6 +279,7 @@ def _initialized_horovod(alone: bool) -> Any:
     # Read once, by init(). Fusion would mix other tensors into the gradients' buffer
     # and move the borders of the ring's chunks from step to step.
     os.environ["HOROVOD_FUSION_THRESHOLD"] = "0"
+    os.environ.setdefault("HOROVOD_TIMELINE", _ON_DEMAND)
     if alone:
         # MPI would want its launcher's daemon even for a single process.
         os.environ.setdefault("HOROVOD_CONTROLLER", "gloo")

@@ -65,11 +65,8 @@ class StepTimes:
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Measures what is traced within; outside, nothing of it remains."""
-        model, make, step = (
-            self._model,
-            self._model.make_train_function,
-            self._model.train_step,
-        )
+        model = self._model
+        make, step = model.make_train_function, model.train_step
 
         def make_timed(force: bool = False) -> Any:
             if force or model.train_function is None:
@@ -180,12 +177,17 @@ class _Changes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        operations = self._graph.get_operations() if self._graph else []
         self.made = [
             operation
-            for operation in operations[self._before :]
+            for operation in self._operations()[self._before :]
             if operation.op_def.is_stateful and operation.type != "ReadVariableOp"
         ]
+
+    def _operations(self) -> list[Any]:
+        if tf.executing_eagerly():
+            return []
+        operations: list[Any] = tf.compat.v1.get_default_graph().get_operations()
+        return operations
 
 
 def _variable(value: Any) -> Any:

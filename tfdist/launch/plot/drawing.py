@@ -101,6 +101,7 @@ def nothing(panel: Any, why: str) -> None:
     """Says why a panel is empty."""
     panel.text(0.5, 0.5, why, transform=panel.transAxes, ha="center", color="0.5")
     panel.set_yticks([])
+    panel.set_xticks([])
 
 
 def shortened(name: str) -> str:

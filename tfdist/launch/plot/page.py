@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tfdist.launch.plot import panels
 from tfdist.launch.plot.drawing import duration
@@ -13,11 +14,15 @@ SIZE = (13.0, 11.0)  # inches
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:
-    """Writes the page.
+    """Writes the page; the file's suffix decides the format."""
+    page(runs).savefig(file, dpi=120)
+
+
+def page(runs: Sequence[Run]) -> Any:
+    """Returns the page as a figure of matplotlib.
 
     Args:
         runs: One, or several to be compared.
-        file: Where to write; the suffix decides the format.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -35,8 +40,12 @@ def draw(runs: Sequence[Run], file: Path) -> None:
     panels.metrics(grid[1, 1], runs)
     panels.rates(grid[2, 0], runs)
     panels.bytes_and_memory(grid[2, 1], runs)
+    last = max(run.parts[-1].step for run in runs)
+    for panel in grid.flat:
+        if panel.get_xlabel() == panels.STEP:
+            panel.set_xlim(0, 1.02 * last)
     figure.suptitle("\n".join(map(headline, runs)), fontsize=13, fontweight="bold")
-    figure.savefig(file, dpi=120)
+    return figure
 
 
 def headline(run: Run) -> str:

@@ -61,7 +61,6 @@ def parts_over_steps(panel: Any, run: Run) -> None:
             edges, bottom, top, step="pre", color=colour, label=name, linewidth=0
         )
         bottom = top
-    panel.set_xlim(edges[0], edges[-1])
     panel.set_ylim(0, 1.05 * max(row.step_ms for row in rows))
     legend_below(panel)
 
@@ -177,10 +176,14 @@ def bytes_and_memory(panel: Any, runs: Sequence[Run]) -> None:
     title = "Gradients to each rank, and memory (dashed)"
     if len(runs) == 1 and sent > 0:
         title = f"Gradients: {_size(sent)} to each rank in all; memory (dashed)"
-    dress(panel, title, STEP, "MB per step")
-    lines(panel, runs, lambda row: row.bytes_per_step / MEGA)
     most = max(row.bytes_per_step for run in runs for row in run.parts)
-    panel.set_ylim(0, 1.2 * most / MEGA or 1.0)
+    if most:
+        lines(panel, runs, lambda row: row.bytes_per_step / MEGA)
+        panel.set_ylim(0, 1.2 * most / MEGA)
+    else:
+        title = "Memory (dashed); no gradients travel"
+        panel.set_yticks([])
+    dress(panel, title, STEP, "MB per step" if most else "")
     axis = second_axis(panel, "MB in the largest process", MEMORY_COLOUR)
     one = {"color": MEMORY_COLOUR} if len(runs) == 1 else {}
     lines(axis, runs, lambda row: row.memory_mb, linestyle="--", **one)

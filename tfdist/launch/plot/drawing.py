@@ -104,9 +104,9 @@ def nothing(panel: Any, why: str) -> None:
     panel.set_xticks([])
 
 
-def shortened(name: str) -> str:
-    """Returns a name that fits beside a bar."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+def shortened(name: str, most: int = LONGEST) -> str:
+    """Returns a name of so many characters at most."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def shares(rank: Rank) -> str:

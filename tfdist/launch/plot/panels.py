@@ -18,6 +18,7 @@ from tfdist.launch.plot.drawing import (
     nothing,
     second_axis,
     shares,
+    shortened,
 )
 from tfdist.launch.plot.runs import PARTS, Run
 
@@ -78,9 +79,9 @@ def ranks(panel: Any, run: Run) -> None:
     if len(shown) > 1:
         middle = statistics.median(rank.own_ms for rank in shown)
         title = (
-            f"Slowest: rank {run.slowest.number} on {run.slowest.host}, "
-            f"{milliseconds(run.slowest.own_ms)} of its own in a step "
-            f"(median {milliseconds(middle)})"
+            f"Slowest: rank {run.slowest.number} on {shortened(run.slowest.host, 16)}, "
+            f"{milliseconds(run.slowest.own_ms)} of its own (median "
+            f"{milliseconds(middle)})"
         )
     if len(shown) > MOST_BARS:
         half = MOST_BARS // 2

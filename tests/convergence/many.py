@@ -78,6 +78,8 @@ def begin(model: keras.Model, seed: int) -> None:
     model.set_weights(digits.first_weights(shapes, seed))
     for variable in model.optimizer.variables:
         variable.assign(np.zeros(variable.shape, variable.dtype))
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        model.optimizer.dynamic_scale.assign(model.optimizer.initial_scale)
     reduction = path_of(model.optimizer).method.reduction
     if isinstance(reduction, CompressedSum):
         first = {name: v.numpy() for name, v in reduction.fused.init().items()}

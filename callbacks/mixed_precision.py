@@ -17,7 +17,15 @@ from tfdist.strategies.training import KerasTraining
 from . import layer_policies
 from .arguments import checked_integer, require_own_strategy
 from .emulation import say_if_emulated
-from .loss_scale import Advice, Scale, Skipped, checked_scale, refuse_double, wrapped
+from .loss_scale import (
+    Advice,
+    Scale,
+    Skipped,
+    checked_scale,
+    refuse_double,
+    scaled_losses,
+    wrapped,
+)
 from .precision_plan import refuse_unreachable, stage_at, stages_of, written
 
 _logger = logging.getLogger("tfdist")
@@ -68,7 +76,8 @@ class MixedPrecision(keras.callbacks.Callback):
 
     Raises:
         ValueError: An unknown policy, layer or loss scale; a layer that refuses its
-            policy; an optimizer with two loss scales; two of these callbacks.
+            policy; an optimizer with two loss scales; a `train_step` of the user's
+            own that does not call `optimizer.scale_loss`; two of these callbacks.
         TfdistError: The ranks were given different arguments or layers.
 
     References:
@@ -135,6 +144,8 @@ class MixedPrecision(keras.callbacks.Callback):
                     growth_steps=self.growth_steps,
                 )
             self._scale = Scale(scaler, growth_steps=self.growth_steps)
+            if fit is not None:
+                fit.ending.enter_context(scaled_losses(scaler))
         self._stage = -1  # layers change when every callback has had its say
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -27,7 +27,7 @@ RATE = ("_iterations", "_learning_rate")
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
-LOSS_SCALE = ("_stateful_handle_non_finite_grads",)
+LOSS_SCALE = ("_stateful_handle_finite_grads", "_stateful_handle_non_finite_grads")
 
 
 def require(owner: Any, names: tuple[str, ...]) -> None:

@@ -25,6 +25,7 @@ class Settings:
     rate: float = 0.05  # falls to zero along a cosine
     momentum: float = 0.9
     policy: str = "float32"  # of the hidden layers
+    loss_scales: int = 0  # of Keras, around the optimizer
 
     def fingerprint(self) -> int:
         """Return a number that differs where results cannot be compared."""

@@ -44,8 +44,11 @@ def build(settings: Settings, steps: int) -> keras.Model:
     rate = keras.optimizers.schedules.CosineDecay(
         settings.rate, settings.epochs * steps
     )
+    optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum)
+    for _ in range(settings.loss_scales):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
-        keras.optimizers.SGD(rate, momentum=settings.momentum),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=steps,
     )

@@ -297,6 +297,16 @@ class MixedPrecision(keras.callbacks.Callback):
                 )
             )
         refuse_double(optimizer, scaling=scaling)
+        if scaling and not self.model.built:  # only in one process: others build it
+            raise ValueError(
+                explain(
+                    "float16 needs a model that is built: its optimizer holds the "
+                    "loss scale",
+                    received=f"{type(self.model).__name__} without weights",
+                    expected="a model that knows the shape of its inputs",
+                    hint="model.build((None, features)), or call it on one batch.",
+                )
+            )
 
     def _say_what_is_unknown(self, halves: set[str]) -> None:
         automatic = self.keep_float32 == "auto"  # in a list, the user has thought of it

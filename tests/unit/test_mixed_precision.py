@@ -457,8 +457,13 @@ class Stubborn(layers.Dense):
             "'double' are not float32",
         ),
         (perceptron, {"policy": "mixed_bfloat16", "loss_scale": 8.0}, "Only float16"),
+        (
+            lambda: keras.Sequential([layers.Dense(1)]),
+            {"policy": "mixed_float16"},
+            "needs a model that is built",
+        ),
     ],
-    ids=["kept", "mapped", "stubborn", "double", "scale"],
+    ids=["kept", "mapped", "stubborn", "double", "scale", "unbuilt"],
 )
 def test_refused_before_the_first_step(make, precision, excerpt):
     model = compiled(make())

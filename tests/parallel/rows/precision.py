@@ -171,10 +171,15 @@ def precision_output(setting: Setting) -> Results:
 
 @precision_row("MixedPrecision, float16 output, custom train_step")
 def precision_own_step(setting: Setting) -> Results:
+    def build() -> keras.Model:
+        model = OwnStep()
+        model.build((None, 8))
+        return model
+
     return mixed(
         setting,
         "mixed_float16",
-        build=OwnStep,
+        build=build,
         evaluate=True,
         predict=True,
         precision={"keep_float32": []},

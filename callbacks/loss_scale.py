@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from tfdist import cluster
 from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.attach import attach, path_of
+from tfdist.strategies.steps import replaced
 
 from .scaled_rate import steps_made
 
@@ -89,6 +91,42 @@ def wrapped(model: Any, *, initial_scale: float, growth_steps: int) -> Any:
     if not scaler.built:
         scaler.build(model.trainable_variables)
     return scaler
+
+
+@contextlib.contextmanager
+def scaled_losses(scaler: Any) -> Iterator[None]:
+    """Refuses, while a step is traced, gradients of a loss that nobody has scaled.
+
+    Keras's own `train_step` calls `scale_loss`; one that a user wrote may not, and
+    would train on silently with gradients that are too small by the scale.
+    """
+    scale, update = scaler.scale_loss, scaler._stateful_handle_finite_grads
+    is_scaled = False
+
+    def scale_loss(loss: Any) -> Any:
+        nonlocal is_scaled
+        is_scaled = True
+        return scale(loss)
+
+    def unscale_and_update(*args: Any) -> None:
+        if not is_scaled:
+            raise ValueError(
+                explain(
+                    "The gradients would be divided by the loss scale, though the loss "
+                    "was not multiplied by it",
+                    received="a train_step that does not call optimizer.scale_loss",
+                    expected="a scaled loss to differentiate",
+                    hint="loss = self.optimizer.scale_loss(loss), within the "
+                    "GradientTape.",
+                )
+            )
+        update(*args)
+
+    with (
+        replaced(scaler, "scale_loss", scale_loss),
+        replaced(scaler, "_stateful_handle_finite_grads", unscale_and_update),
+    ):
+        yield
 
 
 class Scale:

@@ -15,7 +15,7 @@ from tfdist.strategies.training import KerasTraining
 from . import layer_policies
 from .arguments import checked_integer, checked_number, require_own_strategy
 from .emulation import say_if_emulated
-from .loss_scale import Advice, Scale, Skipped, refuse_double, wrapped
+from .loss_scale import Advice, Scale, Skipped, refuse_double, scaled_losses, wrapped
 from .place import Placed, adds_to_logs
 from .precision_plan import refuse_unreachable, stage_at, stages_of, written
 
@@ -67,7 +67,8 @@ class MixedPrecision(Placed):
 
     Raises:
         ValueError: An unknown policy, layer or loss scale; a layer that refuses its
-            policy; an optimizer with two loss scales; a wrong place in the list.
+            policy; an optimizer with two loss scales; a `train_step` of the user's
+            own that does not call `optimizer.scale_loss`; a wrong place in the list.
         TfdistError: The ranks were given different arguments or layers.
 
     References:
@@ -139,6 +140,8 @@ class MixedPrecision(Placed):
                     growth_steps=self.growth_steps,
                 )
             self._scale = Scale(scaler, growth_steps=self.growth_steps)
+            if fit is not None:
+                fit.ending.enter_context(scaled_losses(scaler))
         self._stage = -1  # layers change when every callback has had its say
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -286,6 +289,16 @@ class MixedPrecision(Placed):
                 )
             )
         refuse_double(optimizer, scaling=scaling)
+        if scaling and not self.model.built:  # only in one process: others build it
+            raise ValueError(
+                explain(
+                    "float16 needs a model that is built: its optimizer holds the "
+                    "loss scale",
+                    received=f"{type(self.model).__name__} without weights",
+                    expected="a model that knows the shape of its inputs",
+                    hint="model.build((None, features)), or call it on one batch.",
+                )
+            )
 
     def _say_what_is_unknown(self, halves: set[str]) -> None:
         automatic = self.keep_float32 == "auto"  # in a list, the user has thought of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import data
@@ -16,7 +17,10 @@ STRATEGIES = ("auto", "default", "mirrored", "multiworker", "horovod")
 
 
 def parse(
-    description: str | None, distributed: bool = False, fit: bool = False
+    description: str | None,
+    distributed: bool = False,
+    fit: bool = False,
+    add_others: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> argparse.Namespace:
     """Reads the options; call it before anything else touches a device.
 
@@ -24,6 +28,7 @@ def parse(
         description: The script's docstring, shown by `--help`.
         distributed: Whether the script takes `--strategy`.
         fit: Whether it takes options that become `callbacks` for `fit`.
+        add_others: Adds those that only this script takes.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,6 +43,8 @@ def parse(
         compressors = tfdist.compression.names()
         parser.add_argument("--compression", choices=compressors, help="of gradients")
         parser.add_argument("--recover", metavar="DIR", help="where checkpoints are")
+    if add_others:
+        add_others(parser)
     options = parser.parse_args()
     if distributed and options.strategy == "mirrored":
         split_cpu()

@@ -7,14 +7,16 @@ from keras import layers
 
 BATCH_SIZE = 64  # images in one step over all replicas
 EPOCHS = 20
+RATE = 0.05
 
 
-def build(steps: int) -> keras.Model:
+def build(steps: int, rate: float = RATE) -> keras.Model:
     """Returns the compiled, untrained network.
 
     Args:
         steps: Optimizer steps in the whole training, over which the learning rate
             falls to zero along a cosine.
+        rate: The learning rate of the first step.
     """
     network = keras.Sequential(
         [
@@ -31,7 +33,7 @@ def build(steps: int) -> keras.Model:
     )
     network.compile(
         keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(0.05, steps), momentum=0.9
+            keras.optimizers.schedules.CosineDecay(rate, steps), momentum=0.9
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],

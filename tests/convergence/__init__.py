@@ -1,1 +1,1 @@
-"""Whether compressed training reaches the accuracy of uncompressed training."""
+"""Whether what makes training cheaper leaves its accuracy as it is."""

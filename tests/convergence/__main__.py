@@ -1,9 +1,9 @@
-"""Train every method on the digits, and compare it with uncompressed training.
+"""Train every method of an experiment on the digits, and compare it with the first.
 
-All of it, into docs/compression.md; or a part:
+All of it, into its page in docs/; or a part:
 
-    python -m tests.convergence --write
-    python -m tests.convergence --methods topk,topk-without --seeds 2
+    python -m tests.convergence compression --write
+    python -m tests.convergence compression --methods topk,topk-without --seeds 2
 
 With `--out` an interrupted run goes on where it stopped.
 """
@@ -14,13 +14,8 @@ import tempfile
 from pathlib import Path
 
 from tests.convergence.evaluate import accuracies
-from tests.convergence.experiment import (
-    METHODS,
-    SEEDS,
-    UNCOMPRESSED,
-    Settings,
-    trainings,
-)
+from tests.convergence.experiment import SEEDS
+from tests.convergence.methods import EXPERIMENTS
 from tests.convergence.report import broken, differences, markdown
 from tests.convergence.run import run
 from tests.guarantees.launch import ROOT
@@ -35,37 +30,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--methods", help="by default all")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--strategy", choices=WITH_TWO_REPLICAS, default="mirrored")
     parser.add_argument("--seconds", type=float, default=7200.0, help="at most")
     parser.add_argument("--out", type=Path, help="keep results and logs here")
-    parser.add_argument("--write", action="store_true", help="into docs/compression.md")
+    parser.add_argument("--write", action="store_true", help="into its page in docs/")
     options = parser.parse_args()
-    methods = list(dict.fromkeys([UNCOMPRESSED, *options.methods.split(",")]))
-    unknown = [name for name in methods if name not in METHODS]
+    experiment = EXPERIMENTS[options.experiment]
+    chosen = options.methods.split(",") if options.methods else experiment.methods
+    methods = list(dict.fromkeys([experiment.reference, *chosen]))
+    unknown = [name for name in methods if name not in experiment.methods]
     if unknown:
-        parser.error(f"unknown methods {unknown}; known: {', '.join(METHODS)}")
+        known = ", ".join(experiment.methods)
+        parser.error(f"unknown methods {unknown}; known: {known}")
     if options.seeds < 2:
         parser.error(f"--seeds {options.seeds}: an interval needs two or more")
     out = options.out or Path(tempfile.mkdtemp(prefix="tfdist-convergence-"))
-    settings = Settings()
     records = run(
-        trainings(methods, options.seeds, settings.folds),
-        settings,
+        experiment,
+        experiment.trainings(methods, options.seeds),
         out,
         strategy=options.strategy,
         seconds=options.seconds,
     )
-    text = markdown(records, settings.folds)
+    text = markdown(experiment, records)
     print(text)
-    wrong = broken(differences(accuracies(records, settings.folds)))
+    found = accuracies(records, experiment.settings.folds)
+    wrong = broken(experiment, differences(experiment, found))
     for name, interval in wrong.items():
         print(f"{name}: not as expected: {interval}")
     print(f"results and logs: {out}")
     if options.write:
-        page = ROOT / "docs" / "compression.md"
-        page.write_text(replace_between_marks(page.read_text(), "convergence", text))
+        page = ROOT / "docs" / f"{experiment.page or experiment.name}.md"
+        page.write_text(replace_between_marks(page.read_text(), experiment.name, text))
     return int(bool(wrong))
 
 

@@ -1,7 +1,7 @@
-"""What is compared, and on what: methods, seeds, folds and one setting for all.
+"""What an experiment is: methods, one setting for all, and the trainings of each.
 
-Nothing here is chosen for a method: all begin with the same weights, see the same
-images in the same order, and take the same learning rates.
+Nothing is chosen for a method but what it is: all begin with the same weights and, in
+batches of one size, see the same images in the same order.
 """
 
 import dataclasses
@@ -11,41 +11,63 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+SEEDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a training goes."""
+
+    folds: int = 5
+    units: int = 128  # of each of two hidden layers
+    batch: int = 64  # images in a step, over all ranks
+    epochs: int = 30
+    rate: float = 0.05  # falls to zero along a cosine
+    momentum: float = 0.9
+    policy: str = "float32"  # of the hidden layers
+    loss_scales: int = 0  # of Keras, around the optimizer
+
+    def fingerprint(self) -> int:
+        """Return a number that differs where results cannot be compared."""
+        return zlib.crc32(json.dumps(dataclasses.asdict(self)).encode())
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to send gradients."""
+    """One way to train."""
 
     title: str
-    compressor: str = ""  # its name; "": plain `fit`, without the callback
-    parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
-    feedback: bool | str = "auto"
-    worse: bool = False  # theory says that it does not reach the accuracy
+    callback: str = ""  # of tfdist.callbacks; "": plain `fit`
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of Settings
+    # Theory: whether it does not reach the accuracy. None: theory says nothing.
+    worse: bool | None = False
 
 
-SEEDS = 10
-UNCOMPRESSED = "uncompressed"
-WITHOUT = "-without"  # ends the names of methods without error feedback
-LOSSY = {
-    "powersgd": Method("PowerSGD, rank 2", "powersgd", {"rank": 2}),
-    "topk": Method("top-k, 1 %", "topk", {"ratio": 0.01}),
-    "randomk": Method("random-k, 5 %", "randomk", {"ratio": 0.05}),
-    "int8": Method("int8", "int8"),
-    "sign": Method("sign", "sign"),
-}
-# Rounding to 255 levels errs too little to be seen here; sign refuses to do without.
-WORSE = ("powersgd", "topk", "randomk")
-METHODS = {
-    UNCOMPRESSED: Method("uncompressed"),
-    "fp16": Method("fp16", "fp16"),
-    "bf16": Method("bf16", "bf16"),
-    **LOSSY,
-    **{
-        name + WITHOUT: dataclasses.replace(method, feedback=False, worse=name in WORSE)
-        for name, method in LOSSY.items()
-        if name != "sign"
-    },
-}
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Methods that are compared with the first of them."""
+
+    name: str  # also of its table, and of the page in docs/ unless that has its own
+    methods: dict[str, Method]
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    page: str = ""
+    first_seed: int = 0
+
+    @property
+    def reference(self) -> str:
+        """The name of the method that the others are compared with."""
+        return next(iter(self.methods))
+
+    def settings_of(self, method: str) -> Settings:
+        """Return the settings of a method's trainings."""
+        return dataclasses.replace(self.settings, **self.methods[method].changes)
+
+    def trainings(self, methods: Sequence[str], seeds: int) -> list["Training"]:
+        """Return all trainings of some methods, those of one method together."""
+        chosen = range(self.first_seed, self.first_seed + seeds)
+        folds = range(self.settings.folds)
+        return [Training(*each) for each in itertools.product(methods, chosen, folds)]
 
 
 class Training(NamedTuple):
@@ -54,27 +76,3 @@ class Training(NamedTuple):
     method: str
     seed: int
     fold: int  # the one that it is tested on
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What all methods share."""
-
-    folds: int = 5
-    units: int = 128  # of each of two hidden layers
-    batch: int = 64  # images in a step, over all ranks
-    epochs: int = 30
-    rate: float = 0.05  # falls to zero along a cosine
-    momentum: float = 0.9
-
-    def fingerprint(self) -> int:
-        """Return a number that differs where results cannot be compared."""
-        return zlib.crc32(json.dumps(dataclasses.asdict(self)).encode())
-
-
-def trainings(methods: Sequence[str], seeds: int, folds: int) -> list[Training]:
-    """Return all trainings, those of one method together."""
-    return [
-        Training(*each)
-        for each in itertools.product(methods, range(seeds), range(folds))
-    ]

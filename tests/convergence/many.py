@@ -76,8 +76,12 @@ def begin(model: keras.Model, seed: int) -> None:
     """Make everything that training changes what it is before a first step."""
     shapes = [tuple(weight.shape) for weight in model.weights]
     model.set_weights(digits.first_weights(shapes, seed))
-    for variable in model.optimizer.variables:
+    optimizer = model.optimizer
+    for variable in optimizer.variables:
         variable.assign(np.zeros(variable.shape, variable.dtype))
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.dynamic_scale.assign(optimizer.initial_scale)
+        optimizer = optimizer.inner_optimizer
     reduction = path_of(model.optimizer).method.reduction
     if isinstance(reduction, CompressedSum):
         first = {name: v.numpy() for name, v in reduction.fused.init().items()}

@@ -1,18 +1,17 @@
 """Runs the trainings that are not recorded yet, in one launch."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.convergence.experiment import Settings, Training
+from tests.convergence.experiment import Experiment, Training
 from tests.guarantees.launch import launch
 
 
 def run(
+    experiment: Experiment,
     wanted: Sequence[Training],
-    settings: Settings,
     out: Path,
     *,
     strategy: str,
@@ -21,8 +20,8 @@ def run(
     """Return the records of the trainings; those in `out` are not made again.
 
     Args:
-        wanted: The trainings, those of one method together.
-        settings: What all share.
+        experiment: One of `EXPERIMENTS`.
+        wanted: Its trainings, those of one method together.
         out: A folder; what an interrupted run left there is used.
         strategy: One of the ways to launch with two replicas.
         seconds: After these the launch is ended.
@@ -32,14 +31,14 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "records.jsonl"
-    todo = missing(wanted, read(path, settings))
+    todo = missing(wanted, read(path, experiment))
     if todo:
-        plan = {"settings": dataclasses.asdict(settings), "trainings": todo}
+        plan = {"experiment": experiment.name, "trainings": todo}
         (out / "plan.json").write_text(json.dumps(plan))
         files = ["--plan", str(out / "plan.json"), "--records", str(path)]
         program = "tests.convergence.worker"
         found = launch(program, strategy, out, *files, seconds=seconds)
-        lost = missing(todo, read(path, settings))
+        lost = missing(todo, read(path, experiment))
         if lost:
             raise RuntimeError(
                 f"{len(lost)} of {len(todo)} trainings are missing, the first is "
@@ -47,20 +46,28 @@ def run(
                 f"{found.log[-3000:]}"
             )
     chosen = set(wanted)
-    return [each for each in read(path, settings) if training_of(each) in chosen]
+    return [each for each in read(path, experiment) if training_of(each) in chosen]
 
 
-def read(path: Path, settings: Settings) -> list[dict[str, Any]]:
+def read(path: Path, experiment: Experiment) -> list[dict[str, Any]]:
     """Return the records of a file.
 
     Raises:
-        ValueError: They come from other settings.
+        ValueError: They come from another experiment, or from other settings.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines]
-    if any(each["settings"] != settings.fingerprint() for each in records):
+    if not all(_fits(each, experiment) for each in records):
         raise ValueError(f"{path} holds results of other settings; use another folder")
     return records
+
+
+def _fits(record: dict[str, Any], experiment: Experiment) -> bool:
+    method = record["method"]
+    return (
+        method in experiment.methods
+        and record["settings"] == experiment.settings_of(method).fingerprint()
+    )
 
 
 def missing(

@@ -20,8 +20,9 @@ import tensorflow as tf
 
 import tfdist
 from tests.convergence import digits
-from tests.convergence.experiment import METHODS, Settings, Training
+from tests.convergence.experiment import Experiment, Method, Settings, Training
 from tests.convergence.many import ManyTrainings, dataset
+from tests.convergence.methods import EXPERIMENTS
 from tests.parallel.worker import make_strategy
 from tfdist.compression import Fused, NoCompression
 from tfdist.gradients.attach import path_of
@@ -35,35 +36,30 @@ def build(settings: Settings, steps: int) -> keras.Model:
     model = keras.Sequential(
         [
             keras.Input((64,)),
-            keras.layers.Dense(settings.units, activation="relu"),
-            keras.layers.Dense(settings.units, activation="relu"),
+            keras.layers.Dense(settings.units, "relu", dtype=settings.policy),
+            keras.layers.Dense(settings.units, "relu", dtype=settings.policy),
             keras.layers.Dense(digits.CLASSES),
         ]
     )
     rate = keras.optimizers.schedules.CosineDecay(
         settings.rate, settings.epochs * steps
     )
+    optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum)
+    for _ in range(settings.loss_scales):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
-        keras.optimizers.SGD(rate, momentum=settings.momentum),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=steps,
     )
     return model
 
 
-def callbacks_of(name: str) -> list[keras.callbacks.Callback]:
+def callbacks_of(method: Method) -> list[keras.callbacks.Callback]:
     """Return what a user would pass to `fit`."""
-    method = METHODS[name]
-    if not method.compressor:
+    if not method.callback:
         return []
-    compress = tfdist.callbacks.GradientCompression(
-        method.compressor,
-        start_step=0,
-        error_feedback=method.feedback,
-        log=False,
-        **method.parameters,
-    )
-    return [compress]
+    return [getattr(tfdist.callbacks, method.callback)(**method.arguments)]
 
 
 def bytes_of(model: keras.Model, ranks: int) -> dict[str, float]:
@@ -74,6 +70,14 @@ def bytes_of(model: keras.Model, ranks: int) -> dict[str, float]:
         return {"bytes": plain, "bytes_uncompressed": plain}
     sent = path.method.reduction.fused.bytes_on_wire()
     return {"bytes": sent, "bytes_uncompressed": plain}
+
+
+def steps_of(model: keras.Model, settings: Settings) -> dict[str, int]:
+    """Return the steps of a training, and how many of them were skipped."""
+    _, labels = digits.images_and_labels()
+    steps = settings.epochs * digits.steps_of_epoch(labels, settings)
+    made = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    return {"steps": steps, "skipped": steps - made}
 
 
 def digest(model: keras.Model) -> int:
@@ -94,11 +98,13 @@ def accuracy(model: keras.Model, training: Training, settings: Settings) -> dict
 
 def train(
     strategy: tf.distribute.Strategy,
+    experiment: Experiment,
     trainings: list[Training],
-    settings: Settings,
     records: Path,
 ) -> None:
     """Run all trainings of one method."""
+    name = trainings[0].method
+    method, settings = experiment.methods[name], experiment.settings_of(name)
     _, labels = digits.images_and_labels()
     began = time.perf_counter()
 
@@ -110,6 +116,7 @@ def train(
             found |= {"settings": settings.fingerprint()}
             found |= accuracy(model, training, settings)
             found |= bytes_of(model, strategy.num_replicas_in_sync)
+            found |= steps_of(model, settings)
             found |= {"weights": digest(model)}
             found |= {"seconds": round(time.perf_counter() - began, 3)}
             with records.open("a") as file:
@@ -126,7 +133,7 @@ def train(
         shuffle=False,
         verbose=0,
         callbacks=[
-            *callbacks_of(trainings[0].method),
+            *callbacks_of(method),
             ManyTrainings(trainings, settings, finished),
         ],
     )
@@ -144,11 +151,11 @@ def main() -> None:
     faulthandler.dump_traceback_later(HANGS, exit=True)
     strategy = make_strategy(options.strategy)
     plan = json.loads(options.plan.read_text())
-    settings = Settings(**plan["settings"])
+    experiment = EXPERIMENTS[plan["experiment"]]
     todo = [Training(*each) for each in plan["trainings"]]
     for _, of_method in itertools.groupby(todo, key=lambda each: each.method):
         faulthandler.dump_traceback_later(HANGS, exit=True)
-        train(strategy, list(of_method), settings, options.records)
+        train(strategy, experiment, list(of_method), options.records)
     faulthandler.cancel_dump_traceback_later()
 
 

@@ -195,6 +195,26 @@ def two_loss_scales(place: Place) -> Any:
     return refused(model, lambda: model.fit(batches(), verbose=0, callbacks=callbacks))
 
 
+class Unscaled(keras.Sequential):
+    """Does not call `optimizer.scale_loss` in its own step."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        inputs, targets = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(y=targets, y_pred=self(inputs, training=True))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def forgotten_scale(place: Place) -> Any:
+    with place.strategy.scope():
+        model = Unscaled([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    callbacks = [tfdist.callbacks.MixedPrecision("mixed_float16", keep_float32=[])]
+    return refused(model, lambda: model.fit(batches(), verbose=0, callbacks=callbacks))
+
+
 def unknown_policy(place: Place) -> Any:
     return caught(lambda: tfdist.callbacks.MixedPrecision("mixed_flaot16"))
 
@@ -226,6 +246,7 @@ EVERYWHERE = (
     long_warm_up,
     precise_twice,
     two_loss_scales,
+    forgotten_scale,
     unknown_policy,
     nothing_wrong,
 )

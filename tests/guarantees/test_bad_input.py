@@ -24,6 +24,7 @@ MESSAGES = {
     "long_warm_up": ("ValueError", "a warm-up of 6 steps"),
     "precise_twice": ("ValueError", "two MixedPrecision"),
     "two_loss_scales": ("ValueError", "two loss scales"),
+    "forgotten_scale": ("ValueError", "does not call optimizer.scale_loss"),
     "unknown_policy": ("ValueError", "'mixed_flaot16'"),
 }
 PROCESSES = {

@@ -8,14 +8,15 @@ import pytest
 
 from tests.convergence import digits
 from tests.convergence.evaluate import Interval, accuracies, difference
-from tests.convergence.experiment import METHODS, Settings, Training, trainings
+from tests.convergence.experiment import Settings, Training
+from tests.convergence.methods import COMPRESSION, EXPERIMENTS, LARGE_BATCH, PRECISION
 from tests.convergence.report import broken, markdown
 from tests.convergence.run import missing, read
+from tests.convergence.worker import callbacks_of
 from tests.pages import replace_between_marks
-from tfdist import compression
-from tfdist.compression.compressor import settle_feedback
 
 SMALL = Settings(epochs=2)
+EXPERIMENT = dataclasses.replace(COMPRESSION, settings=SMALL)
 
 
 def record(method, seed, fold, correct, images=10):
@@ -64,11 +65,9 @@ def test_verdict(low, high, equal, worse):
 
 def test_a_method_that_should_fail_and_does_not_is_broken_as_well():
     good, bad = Interval(0.0, -0.1, 0.1), Interval(-2.0, -2.1, -1.9)
-    assert broken({"topk": good, "topk-without": bad}) == {}
-    assert broken({"topk": bad, "topk-without": good}) == {
-        "topk": bad,
-        "topk-without": good,
-    }
+    assert broken(COMPRESSION, {"topk": good, "topk-without": bad}) == {}
+    wrong = {"topk": bad, "topk-without": good}
+    assert broken(COMPRESSION, wrong | {"int8-without": bad}) == wrong
 
 
 def test_accuracy_counts_images_and_only_complete_seeds():
@@ -102,24 +101,48 @@ def test_no_training_sees_what_it_is_tested_on():
         assert not (seen[:steps] == seen[steps:]).all()
 
 
-def test_methods_are_sound():
-    for method in METHODS.values():
-        if method.compressor:
-            compressor = compression.get(method.compressor, **method.parameters)
-            settle_feedback(compressor, method.feedback)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_methods_are_sound(name):
+    experiment = EXPERIMENTS[name]
+    assert not callbacks_of(experiment.methods[experiment.reference])
+    for method in experiment.methods.values():
+        assert len(callbacks_of(method)) == bool(method.callback)
+
+
+def test_what_a_method_changes_cannot_be_mixed_up(tmp_path):
+    settings = {name: LARGE_BATCH.settings_of(name) for name in LARGE_BATCH.methods}
+    assert [each.batch for each in settings.values()] == [16, 128, 128, 128]
+    assert settings["small"].fingerprint() != settings["scaled"].fingerprint()
+    path = tmp_path / "records.jsonl"
+    kept = record("small", 0, 0, 9) | {"settings": settings["small"].fingerprint()}
+    path.write_text(json.dumps(kept))
+    assert read(path, LARGE_BATCH) == [kept]
+    path.write_text(json.dumps(kept | {"method": "scaled"}))
+    with pytest.raises(ValueError, match="other settings"):
+        read(path, LARGE_BATCH)
+
+
+def test_rates_are_tuned_on_other_seeds():
+    tuned, judged = (
+        {each.seed for each in EXPERIMENTS[name].trainings(["x"], 10)}
+        for name in ("base_rate", "large_batch")
+    )
+    assert len(tuned) == 10 and not tuned & judged
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
-    wanted = trainings(["topk"], seeds=1, folds=3)
+    wanted = [Training("topk", 0, fold) for fold in range(3)]
     path = tmp_path / "records.jsonl"
-    assert missing(wanted, read(path, SMALL)) == wanted
+    assert missing(wanted, read(path, EXPERIMENT)) == wanted
     path.write_text(json.dumps(record("topk", 0, 1, 9)) + "\n")
-    assert missing(wanted, read(path, SMALL)) == [
+    assert missing(wanted, read(path, EXPERIMENT)) == [
         Training("topk", 0, 0),
         Training("topk", 0, 2),
     ]
     with pytest.raises(ValueError, match="other settings"):
-        read(path, dataclasses.replace(SMALL, rate=0.1))
+        read(path, COMPRESSION)
+    with pytest.raises(ValueError, match="other settings"):
+        read(path, dataclasses.replace(PRECISION, settings=SMALL))
 
 
 def test_table_stands_between_its_marks():
@@ -128,7 +151,8 @@ def test_table_stands_between_its_marks():
         for method in ("uncompressed", "topk", "topk-without")
         for seed in (0, 1)
     ]
-    text = markdown(records, folds=1)
+    one_fold = dataclasses.replace(SMALL, folds=1)
+    text = markdown(dataclasses.replace(COMPRESSION, settings=one_fold), records)
     page = "before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n"
     page = replace_between_marks(page, "x", text)
     assert page.startswith("before\n") and page.endswith("after\n")

@@ -1,10 +1,12 @@
 """MixedPrecision in one process: which layers change, the scale, what is refused."""
 
+import contextlib
 import json
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfdist
 from tests.parallel.training import regression
@@ -244,6 +246,36 @@ def test_two_scales_are_refused(make):
         fit(model, MixedPrecision("mixed_float16"))
 
 
+class OwnStep(keras.Model):
+    """Trains as Keras does, and scales the loss if told so."""
+
+    scales = True
+
+    def train_step(self, data):
+        inputs, targets = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=inputs, y=targets, y_pred=self(inputs))
+            if self.scales:
+                loss = self.optimizer.scale_loss(loss)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def test_a_train_step_that_forgets_the_scale_is_refused():
+    moved = []
+    for scales in (True, False):
+        inner = perceptron()
+        model = compiled(OwnStep(inner.inputs, inner.outputs))
+        model.scales, start = scales, model.get_weights()[0]
+        refused = pytest.raises(ValueError, match=r"loss scale(.|\n)*HINT")
+        with contextlib.nullcontext() if scales else refused:
+            fit(model, MixedPrecision("mixed_float16"))
+        assert "scale_loss" not in vars(model.optimizer)
+        moved.append(np.abs(model.get_weights()[0] - start).max())
+    assert moved[0] > 0.01 and moved[1] == 0
+
+
 def test_an_overflow_is_skipped_counted_and_explained(caplog):
     inputs, targets = regression()
     inputs[16:32] = 3e4  # the second batch: its scaled gradient leaves float16
@@ -427,8 +459,13 @@ class Stubborn(layers.Dense):
             "'double' are not float32",
         ),
         (perceptron, {"policy": "mixed_bfloat16", "loss_scale": 8.0}, "Only float16"),
+        (
+            lambda: keras.Sequential([layers.Dense(1)]),
+            {"policy": "mixed_float16"},
+            "needs a model that is built",
+        ),
     ],
-    ids=["kept", "mapped", "stubborn", "double", "scale"],
+    ids=["kept", "mapped", "stubborn", "double", "scale", "unbuilt"],
 )
 def test_refused_before_the_first_step(make, precision, excerpt):
     model = compiled(make())

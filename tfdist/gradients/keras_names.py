@@ -42,7 +42,7 @@ LOOP = (
     "steps_per_epoch",
     "steps_per_execution",
 )
-LOSS_SCALE = ("_stateful_handle_non_finite_grads",)
+LOSS_SCALE = ("_stateful_handle_finite_grads", "_stateful_handle_non_finite_grads")
 LAYER = ("_flatten_layers", "_non_trainable_variables")
 
 

@@ -55,9 +55,10 @@ def draw(found: RangeTest, file: Path) -> None:
     panel.set_xscale("log")
     panel.set_xlabel("learning rate")
     panel.set_ylabel("loss after a step with this rate")
-    fallen = found.smoothed[0] - min(found.smoothed)
+    first, lowest = found.smoothed[0], min(*found.smoothed, *found.losses)
+    fallen = first - lowest
     if fallen > 0:  # what diverges would hide the rest
-        panel.set_ylim(min(found.smoothed) - fallen / 5, found.smoothed[0] + fallen)
+        panel.set_ylim(lowest - fallen / 10, first + fallen / 2)
     panel.set_title("Learning-rate range test")
     panel.legend()
     figure.savefig(file, dpi=150)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tests.parallel.registry import Needs, Results, row
+from tests.parallel.rows.models import OwnStep
 from tests.parallel.setting import Setting
 from tests.parallel.training import (
     batches,
@@ -162,6 +163,23 @@ def precision_output(setting: Setting) -> Results:
         setting,
         "mixed_bfloat16",
         validation_data=regression(40),
+        evaluate=True,
+        predict=True,
+        precision={"keep_float32": []},
+    )
+
+
+@precision_row("MixedPrecision, float16 output, custom train_step")
+def precision_own_step(setting: Setting) -> Results:
+    def build() -> keras.Model:
+        model = OwnStep()
+        model.build((None, 8))
+        return model
+
+    return mixed(
+        setting,
+        "mixed_float16",
+        build=build,
         evaluate=True,
         predict=True,
         precision={"keep_float32": []},

@@ -7,32 +7,13 @@ import tensorflow as tf
 
 import tfdist
 from tfdist.errors import TfdistError
-from tfdist.gradients import keras_names, lanes, losses
-from tfdist.gradients.collectives import BUFFER_BYTES, buffers_of
+from tfdist.gradients import keras_names, losses
 
 
 def masked(values, mask):
     values = tf.constant(values)
     values._keras_mask = tf.constant(mask)
     return values
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [[], [0], [5], [1, 2, 3], [2**24] * 3, [2**20] * 100, [2**30, 4, 4], [2**23] * 16],
-)
-def test_buffers_hold_each_gradient_once(sizes):
-    buffers = buffers_of(sizes)
-    assert len(buffers) <= len(lanes.BUFFERS)
-    # Together in the reverse order of the variables; within a buffer, in their order.
-    assert [place for one in reversed(buffers) for place in one] == [*range(len(sizes))]
-    for one in buffers[:-1]:
-        assert sum(sizes[place] for place in one) >= BUFFER_BYTES
-
-
-def test_small_models_take_one_buffer_and_large_ones_several():
-    assert buffers_of([1000] * 50) == [list(range(50))]
-    assert buffers_of([BUFFER_BYTES] * 3) == [[2], [1], [0]]
 
 
 def test_denominators_are_those_of_keras():

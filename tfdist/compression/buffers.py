@@ -1,14 +1,54 @@
-"""Flat buffers: what travels in the same round and way travels together."""
+"""Flat buffers: what travels in the same round and way travels together.
+
+In one buffer; or in a few if there is much of it, so that the first can travel while
+the last is still computed. How many depends on the bytes alone, not on the number of
+variables, and a buffer's layout never changes: neither do the rounding errors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfdist.compression.compressor import Outcome
 from tfdist.compression.rounds import ALL_TO_ALL, Rounds, Wire
+
+# Bytes below which one more collective costs more time than it hides.
+BUFFER_BYTES = 6 << 20
+# For what one round sends in one way.
+MOST_BUFFERS = 4
+
+
+def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Divides gradients among buffers that travel while others are still computed.
+
+    The backward pass ends with the first variables: the last ones' gradients are
+    there first. A buffer takes neighbours, so that it is complete early.
+
+    Args:
+        sizes: The gradients' bytes, in the order of the variables.
+        most: The largest number of buffers.
+
+    Returns:
+        The places of each buffer's members; the buffer that is complete first stands
+        first.
+
+    References:
+        Li et al., PyTorch distributed: experiences on accelerating data parallel
+        training, VLDB 2020 (section 3.2.3).
+    """
+    enough = max(BUFFER_BYTES, sum(sizes) / most)
+    buffers: list[list[int]] = [[]]
+    filled = 0
+    for place in reversed(range(len(sizes))):
+        if filled >= enough and len(buffers) < most:
+            buffers.append([])
+            filled = 0
+        buffers[-1].insert(0, place)
+        filled += sizes[place]
+    return buffers
 
 
 def nothing() -> Rounds[list[Outcome]]:
@@ -52,17 +92,21 @@ def together(
 def _in_buffers(
     wires: list[Wire],
 ) -> Generator[list[Wire], list[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]]:
-    """Sends all wires of one kind and dtype as one."""
+    """Sends all wires of one kind and dtype as one, or as few."""
     groups: dict[tuple[str, str], list[int]] = {}
     for index, (tensor, kind) in enumerate(wires):
         groups.setdefault((kind, tensor.dtype.name), []).append(index)
     buffers = [
-        Wire(tf.concat([wires[index].tensor for index in indices], -1), kind)
+        (kind, [indices[place] for place in places])
         for (kind, _), indices in groups.items()
+        for places in buffers_of([_bytes(wires[i]) for i in indices], MOST_BUFFERS)
     ]
-    received = yield buffers
+    received = yield [
+        Wire(tf.concat([wires[index].tensor for index in indices], -1), kind)
+        for kind, indices in buffers
+    ]
     parts: list[tf.Tensor] = [None] * len(wires)
-    for indices, buffer in zip(groups.values(), received, strict=True):
+    for (_, indices), buffer in zip(buffers, received, strict=True):
         sizes = [int(wires[index].tensor.shape[-1]) for index in indices]
         pieces = tf.split(buffer, sizes, -1)
         for index, size, piece in zip(indices, sizes, pieces, strict=True):
@@ -70,7 +114,11 @@ def _in_buffers(
             parts[index] = piece
     shared = [
         buffer
-        for (kind, _), buffer in zip(groups, received, strict=True)
+        for (kind, _), buffer in zip(buffers, received, strict=True)
         if kind != ALL_TO_ALL
     ]
     return parts, shared
+
+
+def _bytes(wire: Wire) -> int:
+    return int(wire.tensor.shape.num_elements()) * wire.tensor.dtype.size

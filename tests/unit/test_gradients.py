@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 
 import tfdist
+from tfdist.compression.rounds import GATHER, SUM, Wire
 from tfdist.errors import TfdistError
 from tfdist.gradients import keras_names, losses
+from tfdist.gradients.exchange import Stopwatch, timed
 
 
 def masked(values, mask):
@@ -89,3 +91,33 @@ def test_one_optimizer_serves_one_model():
     tfdist.gradients.attach(optimizer, first)
     with pytest.raises(ValueError, match=r"two models(.|\n)*HINT"):
         tfdist.gradients.attach(optimizer, second)
+
+
+def test_the_watch_stands_still_while_wires_travel():
+    """All of a round at once: they travel at the same time."""
+    said = []
+
+    class Watch(Stopwatch):
+        def go(self, tensors):
+            said.append(("go", tensors))
+
+        def stop(self, tensors):
+            said.append(("stop", tensors))
+
+    def rounds():
+        first = yield [Wire("a", SUM), Wire("b", GATHER)]
+        second = yield [Wire(first[1], SUM)]
+        return second
+
+    running = timed(rounds(), Watch())
+    assert [wire.tensor for wire in next(running)] == ["a", "b"]
+    assert [wire.tensor for wire in running.send(["A", "B"])] == ["B"]
+    with pytest.raises(StopIteration) as end:
+        running.send(["C"])
+    assert end.value.value == ["C"]
+    assert said == [
+        ("stop", ["a", "b"]),
+        ("go", ["A", "B"]),
+        ("stop", ["B"]),
+        ("go", ["C"]),
+    ]

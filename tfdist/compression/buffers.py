@@ -25,7 +25,10 @@ def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
     """Divides gradients among buffers that travel while others are still computed.
 
     The backward pass ends with the first variables: the last ones' gradients are
-    there first. A buffer takes neighbours, so that it is complete early.
+    there first. A buffer takes neighbours, so that it is complete early. The first
+    ones are small, to begin early, and so are the last ones: what follows them waits.
+    Between them each is twice as large as the one before, since every collective
+    costs time of its own.
 
     Args:
         sizes: The gradients' bytes, in the order of the variables.
@@ -39,16 +42,32 @@ def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
         Li et al., PyTorch distributed: experiences on accelerating data parallel
         training, VLDB 2020 (section 3.2.3).
     """
-    enough = max(BUFFER_BYTES, sum(sizes) / most)
     buffers: list[list[int]] = [[]]
-    filled = 0
+    filled, left = 0, sum(sizes)
+    enough = max(BUFFER_BYTES, left / most)
     for place in reversed(range(len(sizes))):
         if filled >= enough and len(buffers) < most:
+            left -= filled
+            least = max(BUFFER_BYTES, left / (most - len(buffers)))
+            enough = max(least, min(2 * enough, left / 2))
             buffers.append([])
             filled = 0
         buffers[-1].insert(0, place)
         filled += sizes[place]
     return buffers
+
+
+def groups_of(tensors: Sequence[tf.Tensor]) -> list[int]:
+    """Returns the group of each tensor's wire, where wires are small for their work.
+
+    Computing the next group's wires then hides that the last one's travel.
+    """
+    buffers = buffers_of([_bytes(tensor) for tensor in tensors], MOST_BUFFERS)
+    groups = [0] * len(tensors)
+    for group, places in enumerate(reversed(buffers)):
+        for place in places:
+            groups[place] = group
+    return groups
 
 
 def nothing() -> Rounds[list[Outcome]]:
@@ -94,12 +113,13 @@ def _in_buffers(
 ) -> Generator[list[Wire], list[tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]]:
     """Sends all wires of one kind and dtype as one, or as few."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for index, (tensor, kind) in enumerate(wires):
-        groups.setdefault((kind, tensor.dtype.name), []).append(index)
+    for index, wire in enumerate(wires):
+        key = wire.collective, wire.tensor.dtype.name
+        groups.setdefault(key, []).append(index)
     buffers = [
         (kind, [indices[place] for place in places])
         for (kind, _), indices in groups.items()
-        for places in buffers_of([_bytes(wires[i]) for i in indices], MOST_BUFFERS)
+        for places in _divided([wires[index] for index in indices])
     ]
     received = yield [
         Wire(tf.concat([wires[index].tensor for index in indices], -1), kind)
@@ -120,5 +140,16 @@ def _in_buffers(
     return parts, shared
 
 
-def _bytes(wire: Wire) -> int:
-    return int(wire.tensor.shape.num_elements()) * wire.tensor.dtype.size
+def _divided(wires: list[Wire]) -> list[list[int]]:
+    """Returns the places of each buffer's wires, of one kind and dtype."""
+    groups = sorted({wire.group for wire in wires}, reverse=True)
+    if len(groups) == 1:
+        return buffers_of([_bytes(wire.tensor) for wire in wires], MOST_BUFFERS)
+    return [
+        [place for place, wire in enumerate(wires) if wire.group == group]
+        for group in groups
+    ]
+
+
+def _bytes(tensor: tf.Tensor) -> int:
+    return int(tensor.shape.num_elements()) * tensor.dtype.size

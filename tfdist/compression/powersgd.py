@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfdist.compression.buffers import groups_of
 from tfdist.compression.compressor import (
     Compressor,
     Item,
@@ -144,12 +145,13 @@ class PowerSGD(Compressor):
             old = item.state.get("q")
             starts.append(fresh if old is None else refreshed(old, fresh))
         pairs = zip(matrices, starts, strict=True)
+        groups = groups_of(matrices)
         sums = yield from self._summed(
-            [tf.matmul(q, m, transpose_b=True) for m, q in pairs], place
+            [tf.matmul(q, m, transpose_b=True) for m, q in pairs], groups, place
         )
-        ps = _orthonormal_together([total for total, _ in sums])
+        ps = _orthonormal_together([total for total, _ in sums], groups)
         pairs = zip(matrices, ps, strict=True)
-        qs = yield from self._summed([tf.matmul(p, m) for m, p in pairs], place)
+        qs = yield from self._summed([tf.matmul(p, m) for m, p in pairs], groups, place)
         return [
             (
                 tf.matmul(p, total, transpose_a=True),
@@ -183,7 +185,7 @@ class PowerSGD(Compressor):
             factor.set_shape([self.rank, longer])
             bases.append(basis)
             factors.append(factor)
-        sums = yield from self._summed(factors, place)
+        sums = yield from self._summed(factors, groups_of(matrices), place)
         outcomes = []
         for item, basis, matrix, (total, own) in zip(
             items, bases, matrices, sums, strict=True
@@ -207,10 +209,13 @@ class PowerSGD(Compressor):
         return outcomes
 
     def _summed(
-        self, factors: Sequence[tf.Tensor], place: Place
+        self, factors: Sequence[tf.Tensor], groups: Sequence[int], place: Place
     ) -> Rounds[list[tuple[tf.Tensor, tf.Tensor]]]:
         sent = [on_wire(factor, self.wire, place.ranks) for factor in factors]
-        totals = yield [Wire(tf.reshape(factor, [-1]), SUM) for factor in sent]
+        totals = yield [
+            Wire(tf.reshape(factor, [-1]), SUM, group)
+            for factor, group in zip(sent, groups, strict=True)
+        ]
         return [
             (
                 tf.cast(tf.reshape(total, own.shape), tf.float32),
@@ -252,13 +257,15 @@ def _turn(
     return basis, _padded(factor, max(rows, columns))
 
 
-def _orthonormal_together(factors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Makes the factors of one shape orthonormal in one operation."""
+def _orthonormal_together(
+    factors: list[tf.Tensor], groups: list[int]
+) -> list[tf.Tensor]:
+    """Makes the factors of one shape and group orthonormal in one operation."""
     results: list[tf.Tensor] = [None] * len(factors)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, factor in enumerate(factors):
-        by_shape.setdefault(tuple(factor.shape), []).append(index)
-    for indices in by_shape.values():
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, (factor, group) in enumerate(zip(factors, groups, strict=True)):
+        alike.setdefault((group, *factor.shape), []).append(index)
+    for indices in alike.values():
         stacked = orthonormal(tf.stack([factors[index] for index in indices]))
         for index, basis in zip(indices, tf.unstack(stacked), strict=True):
             results[index] = basis

@@ -15,6 +15,7 @@ from benchmarks.network import formulas, jobs, links, models, torch_environment
 from benchmarks.network.links import Rate
 from benchmarks.network.methods import (
     APART,
+    COLLECTIVES,
     ONE_PROCESS,
     STAGES,
     Method,
@@ -59,12 +60,14 @@ def run(plan: Plan) -> Results:
             except jobs.JobError as error:
                 results.failures.append(Failure(model, method.name, str(error)))
                 _say(f"{model}, {method.name}: {error}")
-        for model in plan.models:
+        for model, (method, stages) in itertools.product(
+            plan.models, ((STAGES, _stages), (COLLECTIVES, _collectives))
+        ):
             try:
-                _stages(bed, plan, model, results)
+                stages(bed, plan, model, results)
             except jobs.JobError as error:
-                results.failures.append(Failure(model, STAGES.name, str(error)))
-                _say(f"{model}, stages: {error}")
+                results.failures.append(Failure(model, method.name, str(error)))
+                _say(f"{model}, {method.name}: {error}")
     results.machine["load afterwards"] = os.getloadavg()[0]
     return results
 
@@ -148,6 +151,26 @@ def _stages(bed: Bed, plan: Plan, model: str, results: Results) -> None:
             seconds = [second for each in answers for second in each["seconds"]]
             stages[name] = formulas.quartiles(seconds)[1]
             _say(f"{model}, {name} alone: {1e3 * stages[name]:.1f} ms")
+
+
+def _collectives(bed: Bed, plan: Plan, model: str, results: Results) -> None:
+    """Adds what the collectives of tfdist's methods take alone, at every rate."""
+    plain = {"compressor": "none", "parameters": {}}
+    orders = {
+        method.name: {key: method.options.get(key, plain[key]) for key in plain}
+        for method in plan.methods
+        if not method.peer
+    }
+    links.set_rate(bed, FREE)
+    with jobs.started(bed, COLLECTIVES, model) as job:
+        stages = results.stages.setdefault(model, {})
+        for rate, (name, order) in itertools.product(plan.rates, orders.items()):
+            links.set_rate(bed, rate)
+            answers = job.ask(START_SECONDS, **order)
+            seconds = [second for each in answers for second in each["seconds"]]
+            stage = f"collectives of {name}, {rate.name}"
+            stages[stage] = formulas.quartiles(seconds)[1]
+            _say(f"{model}, {stage}: {1e3 * stages[stage]:.1f} ms")
 
 
 def _machine() -> dict:

@@ -57,6 +57,7 @@ _one_core = {"one_core": True}
 ONE_PROCESS = Method("one", "one process, plain Keras", "fit", ALONE, _one_core)
 APART = Method("apart", "every host for itself", "fit", EACH, _one_core)
 STAGES = Method("stages", "parts of a step, no network", "stages", EACH, _one_core)
+COLLECTIVES = Method("collectives", "collectives alone, no training", "collectives")
 
 METHODS = {
     method.name: method

@@ -53,16 +53,18 @@ def stages(results: Results, row: Row) -> str:
     if compressing is not None:
         parts["compressing and decompressing"] = compressing
     raw = results.raw[row.rate]
-    parts[f"{row.formula / 1e6:.2f} MB at TCP's {raw / 1e6:.0f} Mbit/s"] = (
-        formulas.wire_seconds(row.formula, raw)
-    )
-    parts["the rest (copies, adding up, waiting, agreeing)"] = row.step - sum(
-        parts.values()
-    )
+    wire = formulas.wire_seconds(row.formula, raw)
+    parts[f"{row.formula / 1e6:.2f} MB at TCP's {raw / 1e6:.0f} Mbit/s"] = wire
+    collectives = measured.get(f"collectives of {row.method}, {row.rate}")
+    if collectives is not None:
+        parts["that its collectives, alone, take longer than TCP"] = collectives - wire
+    left = row.step - sum(parts.values())
+    parts["the rest (copies, waiting for the slower rank, agreeing)"] = max(left, 0.0)
     longest = max(parts, key=parts.__getitem__)
     texts = [
         f"{'**' if name == longest else ''}{1e3 * seconds:.0f} ms {name}"
         f"{'**' if name == longest else ''}"
         for name, seconds in parts.items()
     ]
-    return f"{1e3 * row.step:.0f} ms = " + " + ".join(texts)
+    overlap = f" - {-1e3 * left:.0f} ms of these at the same time" if left < 0 else ""
+    return f"{1e3 * row.step:.0f} ms = " + " + ".join(texts) + overlap

@@ -108,9 +108,22 @@ def test_stages_add_up_to_the_step():
     found = measured()
     text = verdicts.stages(found, found.find("mlp", "tfdist-powersgd", "1Gbit"))
     total, _, parts = text.replace("**", "").partition(" ms = ")
+    parts, _, overlap = parts.partition(" - ")
     numbers = [float(part.split()[0]) for part in parts.split(" + ")]
     assert len(numbers) == 4
-    assert sum(numbers) == pytest.approx(float(total), abs=2)
+    assert sum(numbers) - float(overlap.split()[0]) == pytest.approx(
+        float(total), abs=2
+    )
+
+
+def test_stages_at_the_same_time_are_said():
+    found = measured()
+    found.stages["mlp"]["collectives of tfdist, 1Gbit"] = 0.440
+    text = verdicts.stages(found, found.find("mlp", "tfdist", "1Gbit"))
+    # 52 ms of computing and 440 ms of the all-reduce, of which TCP needs 424.
+    assert text.startswith("430 ms = 52 ms computing on both hosts at once + **424 ms ")
+    assert " + 16 ms that its collectives, alone, take longer than TCP" in text
+    assert text.endswith(" - 62 ms of these at the same time")
 
 
 def test_the_report_holds_every_row_and_failure():

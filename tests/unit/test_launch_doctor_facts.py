@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,6 +106,20 @@ def test_the_probe_names_a_missing_library():
     found = facts.read_probe(["tensorflow"], done[1], "")
     assert found["tensorflow"][0] == []
     assert found["tensorflow"][1].startswith("ModuleNotFoundError: ")
+
+
+@pytest.mark.parametrize(
+    ("plan", "instructions"),
+    [('{"instructions": ["avx", "f16c"]}', ["avx", "f16c"]), ("{}", []), ("[", [])],
+)
+def test_the_instructions_of_a_build(monkeypatch, tmp_path, plan, instructions):
+    (tmp_path / "plan.json").write_text(plan)
+    record = json.dumps({"url": f"file://{tmp_path}/horovod-0.28.1.whl"})
+    built = SimpleNamespace(read_text=lambda name: record)
+    monkeypatch.setattr(facts.metadata, "distribution", lambda name: built)
+    assert facts._horovod_instructions() == instructions
+    (tmp_path / "plan.json").unlink()  # the cache was removed
+    assert facts._horovod_instructions() == []
 
 
 def test_a_name_that_is_never_resolved():

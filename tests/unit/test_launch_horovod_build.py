@@ -10,6 +10,7 @@ from tests.unit.test_launch_horovod_plan import PLAN
 from tfdist.launch import (
     horovod_build,
     horovod_cache,
+    horovod_headers,
     horovod_plan,
     horovod_proof,
     main,
@@ -27,7 +28,7 @@ def cache(monkeypatch, tmp_path) -> Path:
 def headers(monkeypatch, tmp_path) -> Path:
     """TensorFlow's include folder, with the header at its new place only."""
     folder = tmp_path / "include"
-    new = folder / horovod_build.NEW_HEADER
+    new = folder / horovod_headers.NEW_HEADER
     new.parent.mkdir(parents=True)
     new.touch()
     monkeypatch.setattr(horovod_build, "tensorflow_headers", lambda: folder)
@@ -158,24 +159,12 @@ def test_cache_folder_follows_the_environment(monkeypatch, cache):
     assert horovod_cache.cache_folder() == Path("/home/me/.cache/tfdist")
 
 
-def test_moved_header_is_forwarded(headers, tmp_path):
-    horovod_build._forwarding_headers(headers, tmp_path / "ours")
-    forwarding = tmp_path / "ours" / horovod_build.OLD_HEADER
-    assert forwarding.read_text() == '#include "xla/hlo/builder/xla_builder.h"\n'
-
-
-def test_header_at_its_old_place_is_left_alone(headers, tmp_path):
-    old = headers / horovod_build.OLD_HEADER
-    old.parent.mkdir(parents=True)
-    old.touch()
-    horovod_build._forwarding_headers(headers, tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
-
-
 def test_build_environment(headers, tmp_path, monkeypatch):
     monkeypatch.setenv("MAKEFLAGS", "--no-print-directory")
     monkeypatch.setenv("CPLUS_INCLUDE_PATH", "/opt/include")
-    plan = dataclasses.replace(PLAN, variables=(("HOROVOD_GPU", "CUDA"),))
+    plan = dataclasses.replace(
+        PLAN, variables=(("HOROVOD_GPU", "CUDA"),), instructions=("avx", "f16c")
+    )
     environment = horovod_build._build_environment(plan, tmp_path)
     assert environment["HOROVOD_GPU"] == "CUDA"
     assert environment["HOROVOD_WITHOUT_MPI"] == "1"
@@ -185,6 +174,8 @@ def test_build_environment(headers, tmp_path, monkeypatch):
     assert include[0] == str(tmp_path / "headers")
     assert include[-1] == "/opt/include"
     assert all(include)  # an empty entry would mean the current folder
+    assert environment["CXXFLAGS"] == "-include tfdist_early.h"
+    assert environment["HOROVOD_BUILD_ARCH_FLAGS"] == "-mavx -mf16c"
 
     with_mpi = dataclasses.replace(PLAN, mpi="mpirun (Open MPI) 4.1.8")
     assert environment["LDFLAGS"] == "-Wl,-rpath,$ORIGIN/../../../.."

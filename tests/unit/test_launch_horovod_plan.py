@@ -164,3 +164,23 @@ def test_nccl(programs, installed):
     assert "contradicts" in refusal(plan, HOROVOD_GPU_OPERATIONS="MPI")
     add_program(programs, "nvcc")
     assert plan().variables == (("HOROVOD_GPU_OPERATIONS", "NCCL"),)
+
+
+def test_instructions_are_those_of_the_processor_or_chosen(installed, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name : X\nflags : fpu avx sse2 fma avx2\nflags : fpu\n")
+    assert horovod_plan.processor_instructions(cpuinfo) == ("avx", "fma")
+    assert horovod_plan.processor_instructions(tmp_path / "none") == ()
+    installed(tensorflow="2.21.0")
+
+    def chosen(**environment):
+        return horovod_plan.make_plan(mpi=False, nccl=False, environment=environment)
+
+    assert chosen().instructions == horovod_plan.processor_instructions()
+    portable, modern = (
+        chosen(**{horovod_plan.ARCH_FLAGS: "-msse2"}),
+        chosen(**{horovod_plan.ARCH_FLAGS: "-mavx -mf16c"}),
+    )
+    assert portable.instructions == ()
+    assert modern.instructions == ("avx", "f16c")
+    assert portable.key != modern.key

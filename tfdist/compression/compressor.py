@@ -72,6 +72,10 @@ class Compressor(ABC):
             sum (up to rounding), and so does all that follows.
         feedback: Whether error feedback is on by default.
         needs_feedback: Without error feedback it may not converge at all.
+        robust: Computes with what is not finite without harm, so its rounds need
+            not wait until all gradients have been looked at.
+        reveals: What is not finite in a contribution makes a sum of the first round
+            not finite: nobody has to look for it. Only if it is robust.
     """
 
     name = ""
@@ -80,6 +84,8 @@ class Compressor(ABC):
     linear = False
     feedback = False
     needs_feedback = False
+    robust = False
+    reveals = False
 
     def takes(self, shape: Shape) -> bool:
         """Returns whether tensors of this shape are worth compressing."""

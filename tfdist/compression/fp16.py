@@ -29,6 +29,7 @@ class FP16(Compressor):
     """
 
     name = "fp16"
+    robust = True
 
     def rounds(self, items: Sequence[Item], place: Place) -> Rounds[list[Outcome]]:
         """One round: the sum."""

@@ -159,9 +159,14 @@ class Fused:
         taken = set(self.taken)
         dense = [i for i in range(len(gradients)) if i not in taken]
         corrected = self._corrected(gradients, state, residual_scale)
-        finite, corrected, small = _all_finite(
-            corrected, [gradients[index] for index in dense]
-        )
+        small = [gradients[index] for index in dense]
+        if self.compressor.reveals:
+            finite = tf.constant(True)  # small ones are summed as they are
+        else:
+            finite = _finite([*corrected, *small])
+        if not self.compressor.robust:
+            harmless = _harmless(finite, [*corrected, *small])
+            corrected, small = harmless[: len(corrected)], harmless[len(corrected) :]
         place = Place(self.ranks, rank, self.has_all_to_all, state["step"], self.seed)
         items = [
             Item(stable_key(self.slots[i].path), tensor, self._own(state, i))
@@ -298,22 +303,18 @@ def _finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.reduce_all(tf.stack(sums)) if sums else tf.constant(True)
 
 
-def _all_finite(
-    corrected: list[tf.Tensor], small: list[tf.Tensor]
-) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-    """Returns whether all are finite, and the tensors; or zeros, safe to compute with.
+def _harmless(finite: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the tensors; or zeros, safe to compute with, if something is not finite.
 
     Sorting and factorising NaN has no defined result, and may not even end.
     """
-    finite = _finite([*corrected, *small])
-    corrected_size = len(corrected)
-    tensors = tf.cond(
-        finite,
-        lambda: [tf.identity(tensor) for tensor in [*corrected, *small]],
-        lambda: [tf.zeros(t.shape, t.dtype) for t in [*corrected, *small]],
+    return list(
+        tf.cond(
+            finite,
+            lambda: [tf.identity(tensor) for tensor in tensors],
+            lambda: [tf.zeros(t.shape, t.dtype) for t in tensors],
+        )
     )
-    tensors = list(tensors)
-    return finite, tensors[:corrected_size], tensors[corrected_size:]
 
 
 def _plain(

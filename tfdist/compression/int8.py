@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from tfdist.compression import bits
@@ -19,9 +18,8 @@ from tfdist.compression.compressor import (
     draw_seed,
 )
 from tfdist.compression.halves import halves_payload, sum_in_halves
+from tfdist.compression.levels import TINY, levels_payload, sum_of_levels, sums_levels
 from tfdist.compression.rounds import Payload, Rounds
-
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class _Blocks:
@@ -33,7 +31,7 @@ class _Blocks:
         values = tf.reshape(values, [*lead, count, self.block])
         scale = tf.reduce_max(tf.abs(values), axis=-1, keepdims=True) / 127.0
         # Dividing by a denormal overflows; such blocks are zero, and fed back.
-        scale = tf.where(scale < _TINY, 0.0, scale)
+        scale = tf.where(scale < TINY, 0.0, scale)
         # Not divided one by one: that takes three times as long.
         levels = values * tf.math.reciprocal_no_nan(scale)
         if self._stochastic:
@@ -64,9 +62,10 @@ class Int8(Compressor):
     average out, and error feedback is optional.
 
     What travels are 8-bit numbers packed in int32 (TensorFlow's collectives carry no
-    int8), each block followed by the bits of its float32 scale. Nothing is added in
-    8 bits. Horovod: all-to-all and gather, for more than two ranks; else one gather,
-    which pays for fewer than eight ranks.
+    int8), each block followed by the bits of its float32 scale. They are added in
+    float32. Horovod: all-to-all and gather; tf.distribute: one gather, which pays for
+    fewer than eight ranks. Two ranks agree on scales first, round to 127 levels, and
+    let the collective add these: see `tfdist.compression.levels`.
 
     Args:
         block: Elements to a scale: a multiple of 4, below 254^2.
@@ -91,6 +90,7 @@ class Int8(Compressor):
     name = "int8"
     contractive = True
     feedback = True
+    robust = True
 
     def __post_init__(self) -> None:
         if (
@@ -108,11 +108,15 @@ class Int8(Compressor):
             object.__setattr__(self, "unbiased", True)
 
     def rounds(self, items: Sequence[Item], place: Place) -> Rounds[list[Outcome]]:
-        """All-to-all and gather, or one gather."""
+        """Gather and sum; all-to-all and gather; or one gather."""
         # Ranks that rounded alike would not average their errors out.
         own = 2 * tf.stack([tf.cast(place.rank, tf.int64), tf.constant(0, tf.int64)])
-        seed = draw_seed(place, items[0].key if items else 0) + own
+        seeds = [draw_seed(place, item.key) + own for item in items]
+        if sums_levels(self.block, place.ranks):
+            noise = seeds if self.stochastic else None
+            return (yield from sum_of_levels(items, self.block, noise))
         codec = _Blocks(self.block, self.stochastic)
+        seed = seeds[0] if seeds else own
         return (yield from sum_in_halves(items, codec, place, seed))
 
     def payload(
@@ -120,5 +124,7 @@ class Int8(Compressor):
     ) -> list[Payload]:
         """A byte an element and four a block, each tensor padded to whole blocks."""
         sizes = [math.prod(shape) for shape in shapes]
+        if sums_levels(self.block, ranks):
+            return levels_payload(sizes, self.block)
         words = self.block // 4 + 1
         return halves_payload(sizes, self.block, words, ranks, has_all_to_all)

@@ -33,10 +33,14 @@ class Wire(NamedTuple):
     all_to_all  [ranks, length]: row j is   [ranks, length]: row i came from
                 for rank j                  rank i
     ==========  ==========================  =====================================
+
+    Wires of one group travel in one buffer, the highest group first, so that it is
+    under way while others are still computed. Without groups, bytes decide.
     """
 
     tensor: tf.Tensor
     collective: str
+    group: int = 0
 
 
 Rounds = Generator[list[Wire], list[tf.Tensor], Result]

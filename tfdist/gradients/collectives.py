@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfdist.compression.buffers import buffers_of
 from tfdist.gradients import lanes, waiting
 
 # Summed in float32: backends sum 16-bit floats slowly, or not at all (Horovod 0.28.1
 # and TensorFlow's collectives have no bfloat16), and lose digits doing it.
 _WIRE = {tf.float16: tf.float32, tf.bfloat16: tf.float32, tf.bool: tf.int32}
-# Bytes below which one more collective costs more time than it hides.
-BUFFER_BYTES = 6 << 20
+# Buffers of dense gradients.
+MOST_BUFFERS = 8
 
 
 def replicas() -> int:
@@ -123,7 +124,7 @@ def sum_gradients(
     sparse = [i for i, g in enumerate(results) if isinstance(g, tf.IndexedSlices)]
     dense = [i for i, g in enumerate(results) if i not in sparse and g is not None]
     sizes = [_wire_bytes(results[i]) for i in dense]
-    buffers = buffers_of(sizes)
+    buffers = buffers_of(sizes, MOST_BUFFERS)
     for lane, places in zip(lanes.BUFFERS[: len(buffers)], buffers, strict=True):
         members = [dense[place] for place in places]
         summed = sum_tensors([results[i] for i in members], lane)
@@ -133,35 +134,6 @@ def sum_gradients(
     for index, total in zip(sparse, summed, strict=True):
         results[index] = total
     return results
-
-
-def buffers_of(sizes: Sequence[int]) -> list[list[int]]:
-    """Divides gradients among buffers that travel while others are still computed.
-
-    The backward pass ends with the first variables: the last ones' gradients are
-    there first. A buffer takes neighbours, so that it is complete early.
-
-    Args:
-        sizes: The gradients' bytes, in the order of the variables.
-
-    Returns:
-        The places of each buffer's members; the buffer that is complete first stands
-        first. At most as many as there are lanes for them.
-
-    References:
-        Li et al., PyTorch distributed: experiences on accelerating data parallel
-        training, VLDB 2020 (section 3.2.3).
-    """
-    enough = max(BUFFER_BYTES, sum(sizes) / len(lanes.BUFFERS))
-    buffers: list[list[int]] = [[]]
-    filled = 0
-    for place in reversed(range(len(sizes))):
-        if filled >= enough and len(buffers) < len(lanes.BUFFERS):
-            buffers.append([])
-            filled = 0
-        buffers[-1].insert(0, place)
-        filled += sizes[place]
-    return buffers
 
 
 def _wire_bytes(tensor: tf.Tensor) -> int:

@@ -10,10 +10,16 @@ import tensorflow as tf
 
 from tfdist.compression.fused import Fused, Slot
 from tfdist.compression.residuals import RESIDUAL
+from tfdist.compression.rounds import perform
 from tfdist.errors import explain
 from tfdist.gradients import waiting
 from tfdist.gradients.collectives import sum_slices
-from tfdist.gradients.exchange import ReplicaExchange, RunningStopwatch, Stopwatch
+from tfdist.gradients.exchange import (
+    ReplicaExchange,
+    RunningStopwatch,
+    Stopwatch,
+    timed,
+)
 from tfdist.gradients.reduction import Gradients, Kind, Reduced
 
 RATE = "compression/learning_rate"
@@ -60,6 +66,7 @@ class CompressedSum:
             }
             self.seconds = _on_each_replica(tf.zeros([], tf.float64))
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, gradients: Gradients, kinds: Sequence[Kind]) -> Reduced:
         """Returns the sum as all replicas know it; see `Reduction`."""
         self._check(kinds)
@@ -73,7 +80,9 @@ class CompressedSum:
         own = [tf.convert_to_tensor(gradients[index]) for index in dense]
         watch.go(own)
         scale, rate = self._residual_scale(last_rate)
-        step = self.fused.reduce(own, state, ReplicaExchange(watch), scale)
+        exchange = ReplicaExchange()
+        rounds = self.fused.rounds(own, state, exchange.rank, scale)
+        step = perform(timed(rounds, watch), exchange)
         watch.stop(step.totals)
         for name, value in {**step.state, RATE: rate}.items():
             self.variables[name].assign(value)

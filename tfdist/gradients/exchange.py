@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tfdist.compression.rounds import Result, Rounds
 from tfdist.gradients import lanes
 
 
@@ -47,16 +48,28 @@ def _time_after(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         return tf.timestamp()
 
 
+def timed(rounds: Rounds[Result], watch: Stopwatch) -> Rounds[Result]:
+    """Stops the watch while all of a round's wires are under way, and nothing else."""
+    answers: list[tf.Tensor] | None = None
+    while True:
+        try:
+            wires = rounds.send(answers)  # type: ignore[arg-type]
+        except StopIteration as end:
+            return end.value
+        watch.stop([wire.tensor for wire in wires])
+        answers = yield wires
+        watch.go(answers)
+
+
 class ReplicaExchange:
     """The replica context as an `Exchange`; made anew wherever a step is traced.
 
     Each collective takes a lane of its own: a name that always carries one shape.
     """
 
-    def __init__(self, watch: Stopwatch) -> None:
+    def __init__(self) -> None:
         strategy = tf.distribute.get_strategy()
         self._context = tf.distribute.get_replica_context()
-        self._watch = watch
         self._lanes = iter(lanes.BUFFERS)
         self._strategy: Any = strategy
         self.ranks = strategy.num_replicas_in_sync
@@ -66,21 +79,15 @@ class ReplicaExchange:
     def sum(self, tensor: tf.Tensor) -> tf.Tensor:
         """Returns the sum of a vector over the replicas."""
         operation = tf.distribute.ReduceOp.SUM
-        return self._timed(tensor, lambda: self._context.all_reduce(operation, tensor))
+        with lanes.lane(next(self._lanes)):
+            return self._context.all_reduce(operation, tensor)
 
     def gather(self, tensor: tf.Tensor) -> tf.Tensor:
         """Returns the replicas' vectors one after the other."""
-        return self._timed(tensor, lambda: self._strategy.gather_equal(tensor))
+        with lanes.lane(next(self._lanes)):
+            return self._strategy.gather_equal(tensor)
 
     def all_to_all(self, tensor: tf.Tensor) -> tf.Tensor:
         """Sends row j to replica j and returns the rows received, by sender."""
-        return self._timed(tensor, lambda: self._strategy.all_to_all(tensor))
-
-    def _timed(
-        self, tensor: tf.Tensor, collective: Callable[[], tf.Tensor]
-    ) -> tf.Tensor:
-        self._watch.stop([tensor])
         with lanes.lane(next(self._lanes)):
-            result = collective()
-        self._watch.go([result])
-        return result
+            return self._strategy.all_to_all(tensor)

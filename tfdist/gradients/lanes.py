@@ -7,8 +7,9 @@ lasting name serves them all; different lanes overlap. The lanes of a training s
 lane        what travels                           when
 ==========  =====================================  ==============================
 gradients   one buffer per dtype                   every optimizer step
-gradients2  more buffers of a large model; second  optimizer steps, if there are any
-to 8        and third rounds of a compressor
+gradients2  more buffers of a large model; what    optimizer steps, if there are any
+to 16       a compressor sends in other rounds
+            or ways
 sparse      values and row indices of gradients    optimizer steps, if there are any
 control     denominators; the finite flag          uneven data, masks; loss scaling
 logs        the state of all metrics               every step, after the forward pass
@@ -27,7 +28,7 @@ GRADIENTS, SPARSE, CONTROL = "gradients", "sparse", "control"
 LOGS, STATE, VALUES = "logs", "state", "values"
 # One for each collective of a step, so that each name always carries the same shape:
 # Horovod then has no need to negotiate anew.
-BUFFERS = (GRADIENTS, *(f"gradients{number}" for number in range(2, 9)))
+BUFFERS = (GRADIENTS, *(f"gradients{number}" for number in range(2, 17)))
 ALL = (*BUFFERS, SPARSE, CONTROL, LOGS, STATE, VALUES)
 
 _local = threading.local()  # one replica of MirroredStrategy is one thread

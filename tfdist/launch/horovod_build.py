@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 from tfdist.launch.errors import FAILED, CommandError
+from tfdist.launch.horovod_headers import EARLY_HEADER, write_headers
 from tfdist.launch.horovod_plan import (
+    ARCH_FLAGS,
     HOROVOD_SHA256,
     HOROVOD_VERSION,
     BuildPlan,
@@ -34,9 +36,6 @@ BUILD_TIMEOUT_SECONDS = 3600.0
 
 # From lib/python3.X/site-packages/horovod/tensorflow to lib, as the loader writes it.
 _LIBRARIES = "$ORIGIN/../../../.."
-
-OLD_HEADER = "tensorflow/compiler/xla/client/xla_builder.h"
-NEW_HEADER = "xla/hlo/builder/xla_builder.h"
 
 
 def build_wheel(plan: BuildPlan, destination: Path) -> Path:
@@ -94,7 +93,7 @@ def _build_environment(plan: BuildPlan, scratch: Path) -> dict[str, str]:
     environment = child_environment(dict(plan.variables))
     headers = tensorflow_headers()
     include = [
-        _forwarding_headers(headers, scratch / "headers"),
+        write_headers(headers, scratch / "headers"),
         headers / "external/highwayhash",
         headers / "external/farmhash_archive/src",
         environment.get("CPLUS_INCLUDE_PATH"),
@@ -110,8 +109,7 @@ def _build_environment(plan: BuildPlan, scratch: Path) -> dict[str, str]:
         HOROVOD_WITH_GLOO="1",
         # CMake 4 refuses the vendored libraries' cmake_minimum_required(2.8).
         CMAKE_POLICY_VERSION_MINIMUM="3.5",
-        # Gloo uses uint8_t without <cstdint>, which GCC 13 no longer forgives.
-        CXXFLAGS=f"-include cstdint {environment.get('CXXFLAGS', '')}".strip(),
+        CXXFLAGS=f"-include {EARLY_HEADER} {environment.get('CXXFLAGS', '')}".strip(),
         # mpicxx links with the path of this environment. The wheel may be taken from
         # the cache into another one, where pip's Open MPI lies beside Python too.
         LDFLAGS=f"-Wl,-rpath,{_LIBRARIES} {environment.get('LDFLAGS', '')}".strip(),
@@ -119,17 +117,9 @@ def _build_environment(plan: BuildPlan, scratch: Path) -> dict[str, str]:
         # Horovod takes eight.
         MAKEFLAGS=f"-j{len(os.sched_getaffinity(0))}",
     )
+    environment.setdefault(ARCH_FLAGS, " ".join(f"-m{i}" for i in plan.instructions))
     environment["HOROVOD_WITH_MPI" if plan.mpi else "HOROVOD_WITHOUT_MPI"] = "1"
     return environment
-
-
-def _forwarding_headers(headers: Path, folder: Path) -> Path:
-    """Writes a header at its old place that includes the one at its new place."""
-    if not (headers / OLD_HEADER).exists() and (headers / NEW_HEADER).exists():
-        old = folder / OLD_HEADER
-        old.parent.mkdir(parents=True)
-        old.write_text(f'#include "{NEW_HEADER}"\n')
-    return folder
 
 
 def _move_atomically(source: Path, destination: Path) -> Path:

@@ -29,6 +29,11 @@ SUPPORTED_TENSORFLOW = ("2.18", "2.20", "2.21")
 TENSORFLOW_DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
 TENSORFLOW_HINT = f"{sys.executable} -m pip install 'tensorflow-cpu==2.21.*'"
 
+# What speeds up sums of 16-bit floats. Horovod's own CMakeLists.txt looks for the same;
+# told instead of found, it is part of the key.
+INSTRUCTIONS = ("avx", "f16c", "fma")
+ARCH_FLAGS = "HOROVOD_BUILD_ARCH_FLAGS"
+
 # Variables that decide what is compiled. Other HOROVOD_* variables tune a running
 # job and must not cause another build.
 BUILD_VARIABLES = (
@@ -50,7 +55,8 @@ BUILD_VARIABLES = (
 class BuildPlan:
     """All that the compiled Horovod depends on.
 
-    Two plans with the same key may share one wheel, on any machine.
+    Two plans with the same key may share one wheel, on any machine whose processor
+    has the instructions.
     """
 
     horovod: str  # version and SHA-256 of the source archive
@@ -60,7 +66,8 @@ class BuildPlan:
     platform: str  # machine and C library, "linux-x86_64 glibc 2.36"
     mpi: str | None  # what `mpirun --version` says; None: Gloo only
     variables: tuple[tuple[str, str], ...]  # HOROVOD_* passed on to the build
-    recipe: int = 2  # of horovod_build.py; another one makes other libraries
+    instructions: tuple[str, ...] = ()  # of the processor, beyond its platform's
+    recipe: int = 3  # of horovod_build.py; another one makes other libraries
 
     @property
     def key(self) -> str:
@@ -98,6 +105,7 @@ def make_plan(
         platform=" ".join((sysconfig.get_platform(), *platform.libc_ver())),
         mpi=None if mpi is False else _find_mpi(required=mpi is True),
         variables=_build_variables(nccl, name, environment),
+        instructions=_instructions(environment),
     )
 
 
@@ -161,6 +169,24 @@ def check_toolchain() -> None:
         raise CommandError(
             f"{sys.executable} has no pip.", hint=f"{sys.executable} -m ensurepip"
         )
+
+
+def processor_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Returns which of `INSTRUCTIONS` this machine's processor has."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ()
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return tuple(name for name in INSTRUCTIONS if name in flags)
+
+
+def _instructions(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns what the build may use: the user's choice, or what is here."""
+    chosen = environment.get(ARCH_FLAGS)
+    if not chosen:  # empty: CMake takes it for absent
+        return processor_instructions()
+    return tuple(name for name in INSTRUCTIONS if f"-m{name}" in chosen.split())
 
 
 def _library_hash(distribution: metadata.Distribution) -> str:

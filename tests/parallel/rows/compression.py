@@ -5,6 +5,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from tests.parallel.training import (
     tokens,
     train,
 )
+from tfdist.compression import buffers
 
 compression_row = partial(row, needs=Needs.TFDIST)
 # Everything is sent, sorted and put together again: the sum stays what it was.
@@ -64,6 +66,18 @@ for _name, (_options, _tolerance) in EXACT.items():
         name=f"compression_{_name}",
         tolerance=_tolerance,
     )(partial(exact_or_rounded, options={"compressor": _name, **_options}))
+
+
+@compression_row("fp16 in many buffers", tolerance=EXACT["fp16"][1])
+def compression_in_buffers(setting: Setting) -> Results:
+    with mock.patch.object(buffers, "BUFFER_BYTES", 4):
+        return train_compressed(setting, {"compressor": "fp16"})
+
+
+@compression_row("int8 in many buffers", tolerance=EXACT["int8"][1])
+def compression_levels_in_buffers(setting: Setting) -> Results:
+    with mock.patch.object(buffers, "BUFFER_BYTES", 4):
+        return train_compressed(setting, {"compressor": "int8"})
 
 
 @compression_row("global_clipnorm sees the decompressed sum")

@@ -10,12 +10,12 @@ import tfdist
 from tests.parallel.registry import Needs, Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import outcome, regression, sgd, train
-from tfdist.gradients import collectives
+from tfdist.compression import buffers
 
 
 @row("gradients in many buffers, global_clipnorm", needs=Needs.TFDIST)
 def many_buffers(setting: Setting) -> Results:
-    with mock.patch.object(collectives, "BUFFER_BYTES", 4):
+    with mock.patch.object(buffers, "BUFFER_BYTES", 4):
         return train(setting, optimizer=lambda: sgd(global_clipnorm=0.05))
 
 

@@ -105,6 +105,8 @@ class Facts:
     horovod_tensorflow: str = ""  # the TensorFlow that it was built against
     horovod_error: str = ""
     horovod_features: list[str] = field(default_factory=list)  # "Gloo", "MPI", ...
+    horovod_instructions: list[str] = field(default_factory=list)  # "avx", "f16c", ...
+    horovod_lacks: list[str] = field(default_factory=list)  # the processor has not
     mpi: str = ""  # what `mpirun --version` says first
     gpus: list[str] = field(default_factory=list)  # those the driver lists
     nccl: str = ""
@@ -127,6 +129,7 @@ def gather(environment: Mapping[str, str] = os.environ) -> Facts:
     tensorflow_gpus, tensorflow_error = probed.get("tensorflow", ([], ""))
     features, horovod_error = probed.get("horovod", ([], ""))
     host = socket.gethostname()
+    instructions = _horovod_instructions()
     return Facts(
         host=host,
         system=" ".join(
@@ -144,6 +147,8 @@ def gather(environment: Mapping[str, str] = os.environ) -> Facts:
         horovod_tensorflow=_horovod_tensorflow(),
         horovod_error=horovod_error,
         horovod_features=features,
+        horovod_instructions=instructions,
+        horovod_lacks=[each for each in instructions if each not in _processor_flags()],
         mpi=_first_line(["mpirun", "--version"]),
         gpus=_lines(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]),
         nccl=next(filter(None, map(_version, NCCL_DISTRIBUTIONS)), ""),
@@ -176,6 +181,23 @@ def _horovod_tensorflow() -> str:
         return str(built.get("tensorflow", ""))
     except (metadata.PackageNotFoundError, OSError, ValueError, AttributeError):
         return ""
+
+
+def _horovod_instructions() -> list[str]:
+    """Reads what `tfdist horovod install` planned, while its cache exists."""
+    try:
+        record = metadata.distribution("horovod").read_text("direct_url.json")
+        wheel = Path(json.loads(record or "{}")["url"].removeprefix("file://"))
+        plan = json.loads(wheel.with_name("plan.json").read_text())
+        return [str(each) for each in plan["instructions"]]
+    except (metadata.PackageNotFoundError, OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def _processor_flags() -> set[str]:
+    with contextlib.suppress(OSError):
+        return set(Path("/proc/cpuinfo").read_text().split())
+    return set()
 
 
 def _tfdist_version() -> str:

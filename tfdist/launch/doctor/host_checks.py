@@ -81,6 +81,12 @@ def horovod(examination: Examination) -> Verdict:
         return failed(
             f"Horovod was built against TensorFlow {built}, installed is {here}", repair
         )
+    if facts.horovod_lacks:
+        return failed(
+            f"Horovod was built with {', '.join(facts.horovod_lacks)}, which this "
+            "processor does not have",
+            f"HOROVOD_BUILD_ARCH_FLAGS=-msse2 {repair}, for all hosts",
+        )
     if facts.horovod_error:
         return failed(f"Horovod cannot be imported: {facts.horovod_error}", repair)
     if facts.horovod != HOROVOD_VERSION:

@@ -73,7 +73,8 @@ def _horovod(facts: Facts) -> str:
     if facts.horovod_tensorflow:
         parts.append(f"built against TensorFlow {facts.horovod_tensorflow}")
     if facts.horovod_features:
-        parts.append(f"with {', '.join(facts.horovod_features)}")
+        features = [*facts.horovod_features, *facts.horovod_instructions]
+        parts.append(f"with {', '.join(features)}")
     return " ".join(parts)
 
 

@@ -10,6 +10,7 @@ import keras
 
 from tfdist import cluster
 from tfdist.errors import explain
+from tfdist.strategies import fits
 from tfdist.strategies.training import KerasTraining
 
 from . import layer_policies
@@ -114,6 +115,7 @@ class MixedPrecision(Placed):
         self._skipped = Skipped()
         self._advice = Advice()
         self._restored: dict[str, Any] | None = None
+        fits.install()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything, and puts the loss scale around the optimizer."""
@@ -140,6 +142,7 @@ class MixedPrecision(Placed):
                     growth_steps=self.growth_steps,
                 )
             self._scale = Scale(scaler, growth_steps=self.growth_steps)
+            fit = fits.running(self.model)
             if fit is not None:
                 fit.ending.enter_context(scaled_losses(scaler))
         self._stage = -1  # layers change when every callback has had its say

@@ -73,8 +73,8 @@ class CompressedSum:
         results = list(gradients)
         sparse = [i for i, kind in enumerate(kinds) if kind.sparse]
         dense = [i for i, kind in enumerate(kinds) if not kind.sparse]
-        timed = self._timed or waiting.current().measures
-        watch = RunningStopwatch() if timed else Stopwatch()
+        measured = self._timed or waiting.current().measures
+        watch = RunningStopwatch() if measured else Stopwatch()
         state = {name: v.read_value() for name, v in self.variables.items()}
         last_rate = state.pop(RATE)
         own = [tf.convert_to_tensor(gradients[index]) for index in dense]

@@ -42,8 +42,10 @@ class BreakOff(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.made += 1
         if self.made == self.after:
+            limit = time.monotonic() + 60.0
             while not self.manifest.exists():
-                time.sleep(0.01)  # the suite's watchdog bounds it
+                assert time.monotonic() < limit, f"no {self.manifest}"
+                time.sleep(0.01)
             raise BrokenOffError
 
 

@@ -17,6 +17,7 @@ STRATEGIES = {
     "mirrored": ("-np", "2", "--strategy", "mirrored"),
     "default": ("-np", "1"),
 }
+JOB_SECONDS = 270.0  # for five starts on a busy machine
 INTERVAL = 4  # steps, as training.py has it
 HASH = re.compile(r"^hash (\w+)$", re.MULTILINE)
 
@@ -25,7 +26,7 @@ class Broken:
     """A job that was broken off and has gone on to its end."""
 
     def __init__(self, run: Run, ranks: int) -> None:
-        self.code, self.out, self.err = run.finish()
+        self.code, self.out, self.err = run.finish(JOB_SECONDS)
         assert self.code == 0, self.err
         self.ranks = ranks
         self.starts = len(list(run.logs.glob("attempt-*")))
@@ -88,6 +89,7 @@ def few(name: str) -> Any:
     return name if name == "gloo" else pytest.param(name, marks=pytest.mark.full)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.failure(30)
 @pytest.mark.failure(32)
 @pytest.mark.parametrize("name", [few(name) for name in STRATEGIES])

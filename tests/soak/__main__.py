@@ -1,16 +1,18 @@
 """Kills ranks of small trainings at random until enough have died.
 
     python -m tests.soak --kills 200
+    python -m tests.soak --kills 200 --job counting    # the launcher alone: minutes
 
 One training after the other, of two ranks, is killed with SIGKILL at random moments
 and started again by `tfdist run`. Of each it is asserted that every restart went on
 from the newest checkpoint or a later one, repeated no more than two intervals (one may
 have been on its way to the disk), ended with the hash of weights and history that an
-undisturbed training has, and left no process. The last line says what was done; exit
-code 1: something was wrong.
+undisturbed training has, and left no process. The last lines say what was done; exit code 1:
+something was wrong.
 """
 
 import argparse
+import functools
 import random
 import re
 import shutil
@@ -20,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.soak.killer import INTERVAL, Killer, Round, make_run
+from tests.soak.killer import INTERVAL, JOBS, Killer, Round, make_run
 
 STRATEGIES = {
     "gloo": ("-np", "2", "--strategy", "horovod"),
@@ -35,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("tests.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--strategy", choices=STRATEGIES, default="gloo")
+    parser.add_argument("--job", choices=JOBS, default="training")
     parser.add_argument("--seed", type=int, help="of the kills; default: a random one")
     parser.add_argument("--minutes", type=float, help="no further kill after so long")
     options = parser.parse_args()
@@ -42,7 +45,9 @@ def main() -> int:
     seed = options.seed if seed is None else seed
     print(f"seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="tfdist-soak-"))
-    wrong = soak(folder, options.strategy, options.kills, seed, options.minutes)
+    wrong = soak(
+        folder, options.strategy, options.kills, seed, options.minutes, options.job
+    )
     if wrong:
         print(f"WRONG: {wrong}; all files: {folder}", flush=True)
         return 1
@@ -51,7 +56,12 @@ def main() -> int:
 
 
 def soak(
-    folder: Path, strategy: str, kills: int, seed: int, minutes: float | None = None
+    folder: Path,
+    strategy: str,
+    kills: int,
+    seed: int,
+    minutes: float | None = None,
+    job: str = "training",
 ) -> str:
     """Run trainings until so many starts were killed; return what is wrong, or "".
 
@@ -61,45 +71,50 @@ def soak(
         kills: How many.
         seed: Of who is killed, and when.
         minutes: After which nobody is killed any more.
+        job: A key of `JOBS`.
     """
     draws = random.Random(seed)
-    ranks = 1 if strategy == "default" else 2
+    play = functools.partial(play_job, job, strategy, draws)
     until = time.monotonic() + 60 * (minutes or 1e9)
-    undisturbed, wrong = play(folder / "golden", strategy, ranks, draws, 0)
+    undisturbed, wrong = play(folder / "golden", 0)
     rounds: list[Round] = []
     done = 0
     while not wrong and done < kills and time.monotonic() < until:
         place = folder / f"job-{len(rounds)}"
-        played, wrong = play(place, strategy, ranks, draws, kills - done, undisturbed)
+        played, wrong = play(place, kills - done, undisturbed)
         rounds.append(played)
         done += played.kills
         if not wrong:
             shutil.rmtree(place)
     repeated = [steps for one in rounds for steps in one.repeated()]
     seconds = [time for one in rounds for time in one.restart_seconds()]
+    print(f"{done} kills in {len(rounds)} jobs ({job}) under {strategy}, seed {seed}")
     if seconds and repeated:
         print(
-            f"{done} kills in {len(rounds)} trainings under {strategy}, seed {seed}: "
-            f"steps repeated by a restart: median {statistics.median(repeated):g}, "
-            f"at most {max(repeated)} (interval {INTERVAL}); from a start to its first "
+            f"steps repeated by a restart: median {statistics.median(repeated):g}, at "
+            f"most {max(repeated)} (interval {INTERVAL}); from a start to its first "
             f"step: median {statistics.median(seconds):.1f} s",
             flush=True,
         )
     return wrong
 
 
-def play(
-    folder: Path,
+def play_job(
+    job: str,
     strategy: str,
-    ranks: int,
     draws: random.Random,
+    folder: Path,
     kills: int,
     golden: Round | None = None,
 ) -> tuple[Round, str]:
-    """Run one training to its end; return what was done, and what is wrong with it."""
-    run = make_run(folder, *STRATEGIES[strategy])
+    """Run one job to its end; return what was done, and what is wrong with it."""
+    ranks = 1 if strategy == "default" else 2
+    run = make_run(folder, job, *STRATEGIES[strategy])
+    seconds = 0.3 if job == "counting" else 4.0
     try:
-        killer = Killer(run, ranks, draws, lambda text: print(text, flush=True))
+        killer = Killer(
+            run, ranks, draws, seconds, lambda text: print(text, flush=True)
+        )
         played = killer.play(kills)
         code, _, err = run.finish()
         last = [run.log(rank, played.kills) for rank in range(ranks)]

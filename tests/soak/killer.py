@@ -15,6 +15,11 @@ from tests.recovery import told
 
 INTERVAL = 4  # steps between two checkpoints, as tests/recovery/training.py has it
 
+JOBS = {
+    "training": "tests.recovery.training",
+    "counting": "tests.soak.counting",
+}
+
 _PATIENCE = 240.0  # seconds without any news, on a busy machine
 _POLL = 0.001
 _COMMITTED = re.compile(r"step-(\d+)")
@@ -76,16 +81,23 @@ class Killer:
         run: The job.
         ranks: How many it has.
         random: Draws who is killed, and when.
+        start_seconds: About how long a start takes to its first step.
         say: Called with each kill, in words.
     """
 
     def __init__(
-        self, run: Run, ranks: int, random: random.Random, say: Callable[[str], None]
+        self,
+        run: Run,
+        ranks: int,
+        random: random.Random,
+        start_seconds: float,
+        say: Callable[[str], None],
     ) -> None:
         self._run = run
         self._folder = run.logs.parent
         self._ranks = range(ranks)
         self._random = random
+        self._start_seconds = start_seconds
         self._say = say
         self._news = time.monotonic()
         self._last: object = None
@@ -118,9 +130,10 @@ class Killer:
     def _kill(self, number: int, start: Start) -> None:
         """Wait for a random moment of a start, and kill if it has not ended before."""
         early = self._random.random() < 0.2  # before the first step
-        seconds = self._random.uniform(0.0, 4.0)
+        seconds = self._random.uniform(0.0, self._start_seconds)
         steps = self._random.randint(1, 14)
         delay = self._random.uniform(0.0, 0.04)
+        spared = self._random.random() < 0.7  # if it ends before
         both = list(self._ranks)
         victims = self._random.choice([both, *([rank] for rank in both)])
         first: int | None = None  # step that it made
@@ -135,6 +148,8 @@ class Killer:
             if not early and first is not None and step >= first + steps - 1:
                 break
             if any(place.where == "end" for place in places):
+                if spared:
+                    return
                 break
             self._be_patient(number)
             if self._run.process.poll() is not None:
@@ -173,9 +188,15 @@ class Killer:
             )
 
 
-def make_run(folder: Path, *options: str) -> Run:
-    """Start the training in a new folder."""
+def make_run(folder: Path, job: str, *options: str) -> Run:
+    """Start a job in a new folder.
+
+    Args:
+        folder: Made.
+        job: "training" or "counting".
+        *options: Of `tfdist run`.
+    """
     folder.mkdir(parents=True)
     words = ("--max-restarts", "100000", "--max-repeats", "0", "--backoff", "0")
     words += ("--grace", "10", *options)
-    return Run(folder, "", *words, module=("-m", "tests.recovery.training"))
+    return Run(folder, "", *words, module=("-m", JOBS[job]))

@@ -138,7 +138,8 @@ class _Loop:
         machine, ranks = self._task.machine, self._ranks
         without = ""
         if request.hosts:
-            kept, lost = prepare.answering(request, machine, self._controller)
+            controller = self._controller if len(request.hosts) > 1 else None
+            kept, lost = prepare.answering(request, machine, controller)
             ranks = min(ranks, sum(host.slots for host in kept))
             request = replace(request, hosts=kept, processes=ranks)
             without = "".join(f"; without {host}: {why}" for host, why in lost.items())

@@ -195,22 +195,16 @@ def by_design(place: Place) -> Any:
 def late_statistics(place: Place) -> Any:
     """Plain statistics that still differ when the epoch has ended."""
     with place.strategy.scope():
-        model = keras.Sequential(
-            [
-                keras.Input((4,)),
-                keras.layers.BatchNormalization(),
-                keras.layers.Dense(1),
-            ]
-        )
+        norm = keras.layers.BatchNormalization()
+        model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
         model.compile(keras.optimizers.SGD(0.05), "mse")
-    statistics = model.layers[0].moving_mean
     harm = Harm(place, 0, nothing)
     harm.set_model(model)
-    late = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: harm.assign(
-            norm.moving_mean, lambda now: now + 1
-        )
-    )
+
+    def at_the_end(epoch: int, logs: Any) -> None:
+        harm.assign(norm.moving_mean, lambda now: now + 1)
+
+    late = keras.callbacks.LambdaCallback(on_epoch_end=at_the_end)
     every = tfdist.callbacks.ReplicaConsistency(every=1)
     return caught(lambda: model.fit(batches(), verbose=0, callbacks=[late, every]))
 

@@ -17,4 +17,5 @@ ORDER = (
     "files",
     "custom_loops",
     "compression",
+    "consistency",
 )

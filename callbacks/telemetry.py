@@ -134,7 +134,7 @@ class Telemetry(keras.callbacks.Callback):
         self._ending.callback(self._timeline.close)
         self._parts = Parts(self.model, self._executed)
         self._ending.enter_context(self._parts.in_force())
-        self._ending.callback(self._stop)
+        self._ending.callback(setattr, self, "_parts", None)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts an epoch's figures, or goes on with those of an interrupted one."""
@@ -164,6 +164,7 @@ class Telemetry(keras.callbacks.Callback):
         """Says where the time went."""
         if cluster.is_chief() and self._of_fit[:, 0].all():
             _logger.warning(figures.advice(self._of_fit, self._hosts))
+        self._steps, self._seconds = self._steps_made(), self._seconds_spent()
         self._ending.close()
 
     def get_config(self) -> dict[str, Any]:
@@ -276,10 +277,6 @@ class Telemetry(keras.callbacks.Callback):
             ),
             steps_before=self._steps,
         )
-
-    def _stop(self) -> None:
-        self._steps, self._seconds = self._steps_made(), self._seconds_spent()
-        self._parts = None
 
     def _steps_made(self) -> int:
         return self._steps + (0 if self._parts is None else self._parts.steps)

@@ -65,21 +65,6 @@ def test_an_input_that_sleeps_is_waiting_for_input(steps):
     assert max(np.divide(history["input_ms"], history["step_ms"])) > 0.5
 
 
-class Delay(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        time.sleep(DELAY)
-
-
-@pytest.mark.parametrize("steps", [1, 4])
-def test_an_input_that_sleeps_is_waiting_for_input(steps):
-    model, telemetry = compiled(steps_per_execution=steps), Telemetry()
-    history = model.fit(
-        slow_batches(), epochs=3, verbose=0, shuffle=False, callbacks=[telemetry]
-    ).history
-    assert min(history["input_ms"]) > 0.5e3 * DELAY
-    assert min(np.divide(history["input_ms"], history["step_ms"])) > 0.5
-
-
 def test_a_callback_that_sleeps_is_not():
     history = fit(compiled(), Telemetry(), Delay(), epochs=3)
     assert min(history["step_ms"]) > 0.7e3 * DELAY

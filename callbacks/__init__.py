@@ -6,6 +6,7 @@ from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
 from .local_sgd import LocalSGD as LocalSGD
 from .mixed_precision import MixedPrecision as MixedPrecision
 from .replica_consistency import ReplicaConsistency as ReplicaConsistency
+from .telemetry import Telemetry as Telemetry
 
 __all__ = [
     "GradientCompression",
@@ -14,4 +15,5 @@ __all__ = [
     "LocalSGD",
     "MixedPrecision",
     "ReplicaConsistency",
+    "Telemetry",
 ]

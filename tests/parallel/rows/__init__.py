@@ -14,6 +14,7 @@ ORDER = (
     "layers",
     "learning_rates",
     "callbacks",
+    "telemetry",
     "files",
     "custom_loops",
     "compression",

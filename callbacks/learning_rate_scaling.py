@@ -120,6 +120,8 @@ class LearningRateScaling(Placed):
         self.batch_size = checked_size("batch_size", batch_size)
         self._after = after_of(after or "constant", parameters)
         self._base_rate: float | None = None  # at the very first step
+        self._made = 0  # steps before this fit
+        self._resumed = False
         self._ending = contextlib.ExitStack()
         self._has_said = False
         fits.install()
@@ -130,7 +132,9 @@ class LearningRateScaling(Placed):
         optimizer = self._optimizer()
         fit = fits.running(self.model)
         ratio = self._ratio(fit)
-        made = steps_made(optimizer)
+        if not self._resumed:
+            self._made = steps_made(optimizer)
+        self._resumed, made = False, self._made
         course = course_of(self.warmup_epochs, self.warmup_steps, self.params, made)
         plan = self._plan(optimizer, ratio, course)
         strategy = self.model.distribute_strategy
@@ -185,9 +189,10 @@ class LearningRateScaling(Placed):
 
         Returns:
             "base_rate" (float; None before the first `fit`): what a rule that is a
-            function, and `initial`, refer to, whatever the rate is set to later.
+            function, and `initial`, refer to, whatever the rate is set to later; and
+            the steps "made" before this `fit`.
         """
-        return {"base_rate": self._base_rate}
+        return {"base_rate": self._base_rate, "made": self._made}
 
     def set_state(self, states: Sequence[dict[str, Any]]) -> None:
         """Goes on from the states of all processes; call it before `fit`.
@@ -196,7 +201,8 @@ class LearningRateScaling(Placed):
             states: What `get_state` returned on all processes, in order of rank; the
                 same list on every process.
         """
-        self._base_rate = states[0]["base_rate"]
+        self._base_rate, self._made = states[0]["base_rate"], states[0]["made"]
+        self._resumed = True
 
     def _optimizer(self) -> Any:
         """Returns the optimizer whose rate is to be scaled, or says what is wrong."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import keras
@@ -86,6 +87,7 @@ class LocalSGD(Placed):
         self.outer_optimizer = outer_optimizer
         self._outer: OuterSteps | None = None
         self._trained: keras.Model | None = None
+        self._restored: dict[str, Any] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Makes the replicas' steps their own, from common weights on."""
@@ -103,6 +105,9 @@ class LocalSGD(Placed):
             self._outer = self._outer_steps(path)
             self._trained = self.model
         outer = self._outer
+        if self._restored is not None:
+            outer.assign(self._restored)
+            self._restored = None
         outer.path.method = PLAIN
         path.method = dataclasses.replace(
             path.method,
@@ -128,6 +133,28 @@ class LocalSGD(Placed):
         outer = keras.optimizers.deserialize(dict(config["outer_optimizer"]))
         return cls(config["sync_every"], outer)
 
+    def get_state(self) -> dict[str, Any]:
+        """Returns what has to be remembered beside each replica's weights.
+
+        Returns:
+            "variables" (the common weights that the replicas have started from, and the
+            outer optimizer's variables; None before the first `fit`) and the steps
+            "since" then. Equal on all processes.
+        """
+        if self._restored is not None:
+            return self._restored
+        return _NOTHING if self._outer is None else self._outer.state()
+
+    def set_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on from the states of all processes; call it before `fit`.
+
+        Args:
+            states: What `get_state` returned on all processes, in order of rank; the
+                same list on every process.
+        """
+        known = states[0]["variables"] is not None
+        self._restored = dict(states[0]) if known else None
+
     def _outer_steps(self, path: GradientPath) -> OuterSteps:
         kind = type(self.outer_optimizer)
         with self.model.distribute_strategy.scope():
@@ -150,3 +177,6 @@ class LocalSGD(Placed):
                     hint="Leave use_ema out; averaging over replicas smooths, too.",
                 )
             )
+
+
+_NOTHING: dict[str, Any] = {"variables": None, "since": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -152,6 +153,15 @@ class Skipped:
         """Starts an epoch."""
         self._before, self._steps = _finite_steps(optimizer), 0
 
+    def resume_epoch(self, state: Sequence[int]) -> None:
+        """Goes on in the middle of an epoch, from its `state` there."""
+        self._before, self._steps = state
+
+    @property
+    def state(self) -> list[int]:
+        """Iterations before this epoch, and its batches so far; 0 between epochs."""
+        return [self._before, self._steps]
+
     def made(self, steps: int) -> None:
         """Notes how many batches of the epoch have been taken."""
         self._steps = steps
@@ -160,7 +170,8 @@ class Skipped:
         """Returns the epoch's skipped and taken batches, and adds the former."""
         skipped = self._steps - (_finite_steps(optimizer) - self._before)
         self.total += skipped
-        return skipped, self._steps
+        steps, self._steps = self._steps, 0
+        return skipped, steps
 
 
 def _finite_steps(optimizer: Any) -> int:

@@ -144,9 +144,9 @@ class MixedPrecision(Placed):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts to count, and the stage that begins here."""
         self._epoch = epoch
-        self._enter(epoch, 0)
-        self._restore()
         self._skipped.begin_epoch(self.model.optimizer)
+        if not self._go_on():
+            self._enter(epoch, 0)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Starts the next stage when it is time."""
@@ -159,6 +159,7 @@ class MixedPrecision(Placed):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Logs the scale and what was skipped, and warns if that is too much."""
         if self._scale is None:
+            self._skipped.made(0)
             return
         skipped, steps = self._skipped.end_epoch(self.model.optimizer)
         scale = self._scale.value
@@ -186,17 +187,19 @@ class MixedPrecision(Placed):
 
         Returns:
             "loss_scale" and "counter" (steps since it changed; both None without
-            float16), which are also in the optimizer's variables, and
-            "skipped_steps" of all epochs. Stages follow from the epoch.
+            float16), which are also in the optimizer's variables, "skipped_steps" of
+            all epochs before, "stage" (in force; -1 before the first), and "epoch" (how
+            far that is).
         """
         if self._restored is not None:
             return self._restored
-        if self._scale is None:
-            return dict(_NOTHING)
+        scale = self._scale
         return {
-            "loss_scale": self._scale.value,
-            "counter": self._scale.counter,
+            "loss_scale": None if scale is None else scale.value,
+            "counter": None if scale is None else scale.counter,
             "skipped_steps": self._skipped.total,
+            "stage": self._stage,
+            "epoch": self._skipped.state,
         }
 
     def set_state(self, states: Sequence[dict[str, Any]]) -> None:
@@ -211,7 +214,9 @@ class MixedPrecision(Placed):
 
     def _enter(self, epoch: int, step: int) -> None:
         """Puts the stage of a step into force; the next step is traced anew."""
-        stage = stage_at(self.stages, epoch, step, self.params)
+        self._enter_stage(stage_at(self.stages, epoch, step, self.params))
+
+    def _enter_stage(self, stage: int) -> None:
         if stage == self._stage:
             return
         self._stage = stage
@@ -228,13 +233,20 @@ class MixedPrecision(Placed):
             # Made again, with the new policies, when they are needed.
             self.model.test_function = self.model.predict_function = None
 
-    def _restore(self) -> None:
-        if self._restored is None:
-            return
-        value = self._restored["loss_scale"]
-        if value is not None and self._scale is not None and not self._holds():
-            self._scale.assign(value, self._restored["counter"])
-        self._restored = None
+    def _go_on(self) -> bool:
+        """Returns whether this epoch had begun before: it then goes on in its stage."""
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return False
+        if 0 <= restored["stage"] < len(self.stages):
+            self._enter_stage(restored["stage"])
+            value = restored["loss_scale"]
+            if value is not None and self._scale is not None and not self._holds():
+                self._scale.assign(value, restored["counter"])
+        begun: bool = restored["epoch"][1] > 0
+        if begun:
+            self._skipped.resume_epoch(restored["epoch"])
+        return begun
 
     def _holds(self) -> bool:
         half = layer_policies.half_types(self._policies[self._stage])
@@ -285,9 +297,6 @@ class MixedPrecision(Placed):
                 'keep_float32=["auto", "dense_1"]; or [...] without "auto".',
                 type(self.model).__name__,
             )
-
-
-_NOTHING: dict[str, Any] = {"loss_scale": None, "counter": None, "skipped_steps": 0}
 
 
 def _checked_names(names: Any) -> str | list[str]:

@@ -8,19 +8,17 @@ and before the first of them has changed anything; in a `fit` and in loops that 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
-
-import keras
 
 from tfdist.errors import explain
 
+from .whole_list import Outermost
+
 _OWNERS = ("keras", "tfdist")  # a user's own class may bear the same name
-_wrapped = False
 
 
-class Placed(keras.callbacks.Callback):
+class Placed(Outermost):
     """A callback of which a list holds one, in its place among the others.
 
     Attributes:
@@ -34,9 +32,9 @@ class Placed(keras.callbacks.Callback):
     excludes: ClassVar[Mapping[str, str]] = {}
     instead_of_two: ClassVar[str] = "Leave one of them out."
 
-    def __init__(self) -> None:
-        super().__init__()
-        _install()
+    def before_train_begin(self, logs: Any = None) -> None:
+        """Looks at the whole list, before the first callback has changed anything."""
+        check(self.whole_list)
 
 
 def adds_to_logs(name: str) -> dict[str, str]:
@@ -103,21 +101,3 @@ def _name(callback: Placed) -> str:
     """Returns the name of a callback's class, or of the one that a user derived."""
     kinds = type(callback).__mro__
     return next(k.__name__ for k in kinds if k.__module__.startswith("tfdist."))
-
-
-def _install() -> None:
-    """Makes Keras's lists of callbacks check themselves, once in a process."""
-    global _wrapped
-    if not _wrapped:
-        lists = keras.callbacks.CallbackList
-        lists.on_train_begin = _checked(lists.on_train_begin)
-        _wrapped = True
-
-
-def _checked(begin: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(begin)
-    def on_train_begin(self: Any, logs: Any = None) -> None:
-        check(self.callbacks)
-        begin(self, logs)
-
-    return on_train_begin

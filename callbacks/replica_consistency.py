@@ -66,7 +66,6 @@ class ReplicaConsistency(Placed):
     precedes: ClassVar = {
         "ModelCheckpoint": _SAVES,
         "BackupAndRestore": _SAVES,
-        "CheckpointRecovery": _SAVES,
     }
 
     def __init__(
@@ -79,7 +78,7 @@ class ReplicaConsistency(Placed):
         self._group: Group | None = None
         self._epoch = 0
         self._before = 0  # steps of all epochs before this one
-        self._steps = 0  # of all epochs
+        self._steps = 0  # and those of this one
         self._compared = 0  # the step after which replicas were last compared
         self._ended = 0  # the same, at an epoch's end
         self._is_new = True  # no step was compared in this fit
@@ -90,6 +89,8 @@ class ReplicaConsistency(Placed):
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the other replicas."""
         self._is_new = True
+        # The steps of an epoch that was broken off are made again.
+        self._compared = min(self._compared, self._before)
         self._group = group_of(self.model)
         strategy = self.model.distribute_strategy
         if self._group is not None and isinstance(strategy, KerasTraining):
@@ -97,8 +98,8 @@ class ReplicaConsistency(Placed):
             strategy.agree("replica consistency", config)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts to count."""
-        self._epoch, self._before = epoch, self._steps
+        """Notes the epoch."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Compares after the first step, and when it is time."""
@@ -108,6 +109,7 @@ class ReplicaConsistency(Placed):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compares what is averaged at the end of epochs too."""
+        self._before = self._steps
         if self._steps - self._ended >= self.every:
             self._ended = self._steps
             self._compare(f"at the end of epoch {epoch + 1}", settled=True)
@@ -129,11 +131,11 @@ class ReplicaConsistency(Placed):
         """Returns what has to be remembered; equal on all processes.
 
         Returns:
-            "steps" that were made, those "compared" and "ended" with a comparison, and
-            the number of "repairs".
+            "steps" of complete epochs; the step last "compared", and that of the last
+            epoch's end that was; the number of "repairs".
         """
         return {
-            "steps": self._steps,
+            "steps": self._before,
             "compared": self._compared,
             "ended": self._ended,
             "repairs": self._repairs,
@@ -147,7 +149,7 @@ class ReplicaConsistency(Placed):
                 same list on every process.
         """
         state = states[0]
-        self._steps, self._before = state["steps"], state["steps"]
+        self._steps = self._before = state["steps"]
         self._compared, self._ended = state["compared"], state["ended"]
         self._repairs = state["repairs"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfdist.coordination.appointment import Appointment
 from tfdist.coordination.limits import Limits
 from tfdist.coordination.wire import Message, WireError
 from tfdist.coordination.wording import HINT_LOST, differences, group, name_ranks, short
@@ -59,6 +60,7 @@ class Judge:
         self._differ_since: float | None = None
         self._asked: list[int] | None = None  # ranks whose details are awaited
         self._outbox: list[tuple[int | None, Message]] = []
+        self._appointment = Appointment(size)
 
     def take_outbox(self) -> list[tuple[int | None, Message]]:
         """Returns and forgets what is to be sent: (rank or None for all, message)."""
@@ -74,6 +76,7 @@ class Judge:
         state = self._ranks[rank]
         state.joined, state.activity = True, "has started"
         state.heard = state.progress = now
+        self._outbox += self._appointment.join(rank)
         if self.verdict:
             self._outbox.append((rank, self.verdict))
 
@@ -101,6 +104,10 @@ class Judge:
                 self._note_post(rank, message, now)
             if "details" in message:
                 self._note_details(rank, message)
+            if "stop" in message:
+                self._outbox += self._appointment.request()
+            if "looks" in message:
+                self._outbox += self._appointment.answer(rank, int(message["looks"]))
             if "bye" in message:
                 self._end(rank, "has ended", now)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -147,6 +154,7 @@ class Judge:
         state = self._ranks[rank]
         state.ended, state.heard = how, now
         self._outbox.append((None, {"ended": rank, "text": self._epitaph(rank)}))
+        self._outbox += self._appointment.end(rank)
 
     def _review(self, now: float) -> None:
         """Decides about the open entry, if it can be decided by now."""

@@ -16,13 +16,14 @@ import secrets
 import socket
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from tfdist.coordination import progress
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.judge import Judge
+from tfdist.coordination.ledger_base import Details, Ledger, checked_texts
+from tfdist.coordination.ledger_base import NullLedger as NullLedger
 from tfdist.coordination.limits import Limits, stall_limit
 from tfdist.coordination.link import Link, connect
 from tfdist.coordination.server import Server
@@ -33,90 +34,7 @@ from tfdist.errors import RankLostError, StallError, TfdistError, explain
 _BACKUP = 2.0  # seconds after which a silent server itself is the stall
 _FAREWELL = 0.4  # seconds to say it; watchdog, link and server end within 2 s
 _TOKEN_BYTES = 32
-
-Details = Mapping[str, str | int]
-
-
-class Ledger(ABC):
-    """What every rank knows of the others."""
-
-    @abstractmethod
-    def agree(
-        self, what: str, details: Details | None = None, timeout: float = 300.0
-    ) -> None:
-        """Returns once every rank has posted the same entry.
-
-        All ranks call it equally often and in the same order.
-
-        Args:
-            what: What this rank is about to do, such as "fit".
-            details: What must be equal on all ranks, such as names and shapes.
-            timeout: Seconds to wait for the slowest rank.
-
-        Raises:
-            RankMismatchError: Two ranks posted different entries, or a rank is
-                blocked in a collective that the waiting ranks are not in.
-            RankLostError: A rank ended before it posted.
-            StallError: A rank did not post within `timeout`.
-            TypeError: `what` is no text, or a detail is neither text nor integer.
-        """
-
-    @abstractmethod
-    def activity(self, what: str) -> None:
-        """Notes what this rank does now, for messages; costs nothing."""
-
-    @abstractmethod
-    def failure(self) -> TfdistError | None:
-        """Returns the verdict so far, or None; never waits."""
-
-    @abstractmethod
-    def diagnose(self, wait: float = 2.0) -> TfdistError | None:
-        """Says why a collective failed, right after it raised in C++.
-
-        When a rank ends, or its watchdog aborts, Horovod makes the pending
-        collectives of all other ranks fail with a text that names nobody.
-
-        Args:
-            wait: Seconds to wait for the news, which may arrive after the failure.
-
-        Returns:
-            The verdict, a RankLostError for ranks that have ended, or None if the
-            ledger knows no reason.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Announces this rank's normal end; may be repeated.
-
-        Takes at most 2 s; after an abort, as long as `unblock` takes, at most 10 s.
-        """
-
-
-class NullLedger(Ledger):
-    """The ledger of a job of one process, which always agrees."""
-
-    def agree(
-        self, what: str, details: Details | None = None, timeout: float = 300.0
-    ) -> None:
-        """Checks the arguments, as it would among several ranks."""
-        _texts(what, details)
-        del timeout
-
-    def activity(self, what: str) -> None:
-        """Needs no note."""
-        del what
-
-    def failure(self) -> TfdistError | None:
-        """Never fails."""
-        return None
-
-    def diagnose(self, wait: float = 2.0) -> TfdistError | None:
-        """Knows no reason."""
-        del wait
-        return None
-
-    def close(self) -> None:
-        """Has nothing to close."""
+_APPOINTMENT = 60.0  # seconds that the ranks' link threads may take to agree on it
 
 
 class JobLedger(Ledger):
@@ -145,6 +63,7 @@ class JobLedger(Ledger):
         self._turn = threading.Lock()  # entries of several threads stay in order
         self._process = os.getpid()
         self._closed = False
+        self._asked_to_stop = False
         self._watchdog = Watchdog(rank, limits, self._report, self.failure, unblock)
         atexit.register(self.close)
 
@@ -152,7 +71,7 @@ class JobLedger(Ledger):
         self, what: str, details: Details | None = None, timeout: float = 300.0
     ) -> None:
         """Posts the next entry and waits for its outcome; see `Ledger.agree`."""
-        texts = _texts(what, details)
+        texts = checked_texts(what, details)
         digest = hashlib.sha256(
             json.dumps([what, texts], sort_keys=True).encode()
         ).hexdigest()
@@ -174,6 +93,17 @@ class JobLedger(Ledger):
             if not self._link.wait(entry, timeout + _BACKUP):
                 self._link.decide(_silent_server(what, timeout))
             self._raise_failure()
+
+    def look(self, stop: bool) -> bool:
+        """Counts a look, and asks for the stop; see `Ledger.look`."""
+        if stop and not self._asked_to_stop:
+            self._asked_to_stop = True
+            self._link.send({"stop": True})
+        due = self._link.look(_APPOINTMENT)
+        if due is None:
+            self._link.decide(_silent_server("stop together", _APPOINTMENT))
+            self._raise_failure()
+        return bool(due)
 
     def activity(self, what: str) -> None:
         """Notes what this rank does now."""
@@ -322,21 +252,6 @@ def _connect(
         rank,
         timeout,
     )
-
-
-def _texts(what: object, details: Details | None) -> dict[str, str]:
-    """Checks the arguments of `agree`; returns the details as texts."""
-    if not isinstance(what, str):
-        raise TypeError(
-            f"what must be a str. Received: {what!r}.\nHINT: Pass a text like 'fit'."
-        )
-    for key, value in (details or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str | int):
-            raise TypeError(
-                "details must map str to str or int. "
-                f"Received: {key!r}: {value!r}.\nHINT: Pass str(...) of other values."
-            )
-    return {key: str(value) for key, value in (details or {}).items()}
 
 
 def _silent_server(what: str, timeout: float) -> StallError:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tfdist import errors
+from tfdist.coordination.appointment import Looks
 from tfdist.coordination.handshake import introduce
 from tfdist.coordination.loop import Loop
 from tfdist.coordination.server import enable_keepalive
@@ -95,6 +96,7 @@ class Link:
         self._verdict: tuple[type[TfdistError], str] | None = None
         self._ended: dict[int, str] = {}  # rank -> how, and its last activity
         self._server_gone = False
+        self._looks = Looks()
         self._details: tuple[int, Mapping[str, str]] = (-1, {})
         self._loop = Loop(f"tfdist-ledger-{rank}", lambda: None)
         self._loop.add(self._channel, self._hear, self._end)
@@ -129,6 +131,19 @@ class Link:
                 lambda: self._verdict is not None or bool(self._ended), timeout
             )
 
+    def look(self, timeout: float) -> bool | None:
+        """Counts a look; see `Ledger.look`. None means that no answer came in time."""
+
+        def over() -> bool:
+            return self._looks.due is not None or self._verdict is not None
+
+        with self._news:
+            self._looks.look()
+            self._news.wait_for(lambda: over() or self._server_gone, timeout)
+            if self._server_gone and not over():
+                self._lose_rank_0()
+            return self._looks.due
+
     def verdict(self) -> TfdistError | None:
         """Returns a fresh instance of the verdict, or None."""
         if self._verdict is None:
@@ -157,7 +172,13 @@ class Link:
         try:
             if "tell" in message:
                 self._tell(int(message["tell"]))
+            if "ask" in message:
+                with self._news:
+                    answer = self._looks.answer()
+                self.send({"looks": answer})
             with self._news:
+                if "appointed" in message:
+                    self._looks.appoint(int(message["appointed"]))
                 if "agreed" in message:
                     self._agreed = int(message["agreed"])
                 if "ended" in message:

@@ -1,6 +1,7 @@
 """Data that every process reads its own part of, in one reproducible order."""
 
-from tfdist.data.pipeline import Batches as Batches
+from tfdist.data.batches import Batches as Batches
+from tfdist.data.batches import starting_at as starting_at
 from tfdist.data.sharding import count_steps as count_steps
 from tfdist.data.sharding import permutation as permutation
 from tfdist.data.sharding import replica_indices as replica_indices

@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfdist import cluster
 from tfdist.data.plan import Plan, make_plan
-from tfdist.errors import explain
 
 _ENDLESS = np.iinfo(np.int64).max  # epochs
 _SEED_LIMIT = 2**63  # seeds of tf.random.stateless_* are signed 64-bit integers
@@ -35,13 +33,6 @@ class FileSlice(NamedTuple):
         return self.total - self.skip if self.take < 0 else self.take
 
 
-class Batches(NamedTuple):
-    """What to give to `fit`: `fit(batches.dataset, steps_per_epoch=batches.steps)`."""
-
-    dataset: Any  # tf.data.Dataset; over several processes a DistributedDataset
-    steps: int  # steps in one epoch, the same on every process
-
-
 @dataclass(frozen=True)
 class Source:
     """Everything about the data that does not depend on who reads it."""
@@ -56,6 +47,7 @@ class Source:
     first_epoch: int
     shard: str
     compression_type: str | None
+    first_step: int = 0  # of the first epoch, to begin in its middle
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < _SEED_LIMIT:
@@ -90,48 +82,6 @@ class Source:
         )
 
 
-def distribute(source: Source, strategy: tf.distribute.Strategy | None) -> Batches:
-    """Builds this process's pipeline for a strategy.
-
-    One process gets an ordinary dataset of global batches, which the strategy splits
-    between its devices like any other. Several processes get what
-    `strategy.distribute_datasets_from_function` makes of each one's own batches.
-
-    Args:
-        source: The data.
-        strategy: The strategy to read for; None takes the current one.
-
-    Raises:
-        ValueError: Several processes, but no strategy that connects them.
-    """
-    strategy = strategy or tf.distribute.get_strategy()
-    processes = cluster.size()
-    if processes == 1:
-        return Batches(build(source, 1, 0), source.plan(1, 1).steps)
-    if strategy.num_replicas_in_sync % processes:
-        raise ValueError(
-            explain(
-                "The data was asked for outside the strategy that shares it",
-                received=f"a strategy of {strategy.num_replicas_in_sync} replicas "
-                f"in a job of {processes} processes",
-                expected="at least one replica for each process",
-                hint="Call it inside `with strategy.scope():` or pass strategy=.",
-            )
-        )
-
-    def read(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return build(
-            source,
-            context.num_input_pipelines,
-            context.input_pipeline_id,
-            context.num_replicas_in_sync // context.num_input_pipelines,
-        )
-
-    replicas = strategy.num_replicas_in_sync // processes
-    dataset = strategy.distribute_datasets_from_function(read)
-    return Batches(dataset, source.plan(processes, replicas).steps)
-
-
 def build(
     source: Source, processes: int, process: int, replicas: int = 1
 ) -> tf.data.Dataset:
@@ -149,24 +99,32 @@ def build(
         no part in a step.
     """
     plan = source.plan(processes, replicas)
-    rows = int(plan.sizes[:, process].sum())
+    own = [source.files[index] for index in plan.files[process]]
+    by_records = processes > 1 and not plan.by_files
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        files = [source.files[index] for index in plan.files[process]]
-        records = _read(source, files, epoch)
-        if processes > 1 and not plan.by_files:
-            records = _keep_own(records, plan, process, source.global_batch_size)
-        records = records.take(rows)
+    def one_epoch(epoch: tf.Tensor, first_step: int = 0) -> tf.data.Dataset:
+        sizes = plan.sizes if by_records else plan.sizes[:, [process]]
+        read = int(sizes[:first_step].sum())  # what earlier steps have used
+        rest = plan._replace(sizes=plan.sizes[first_step:])
+        records = _read(source, own, epoch, read)
+        if by_records:
+            records = _keep_own(records, rest, process, source.global_batch_size)
+        records = records.take(int(rest.sizes[:, process].sum()))
         examples = records.map(source.parse, tf.data.AUTOTUNE, deterministic=True)
-        return _batch(examples, plan, process)
+        return _batch(examples, rest, process)
 
     epochs = source.epochs_held
+    first = source.first_epoch + (source.first_step > 0)  # to be read from its start
     last = _ENDLESS if epochs == -1 else source.first_epoch + epochs
-    dataset = tf.data.Dataset.range(source.first_epoch, last).flat_map(one_epoch)
+    dataset = tf.data.Dataset.range(first, last).flat_map(one_epoch)
+    if source.first_step:
+        epoch = tf.constant(source.first_epoch, tf.int64)
+        # Whose shapes are those of whole epochs, as far as the rest's are less static.
+        dataset = one_epoch(epoch, source.first_step).concatenate(dataset)
     if epochs == -1:
         known = tf.data.INFINITE_CARDINALITY
     elif replicas == 1:
-        known = epochs * plan.steps
+        known = epochs * plan.steps - source.first_step
     else:
         # Keras takes the cardinality for the number of steps, but this dataset holds
         # `replicas` elements a step.
@@ -176,14 +134,28 @@ def build(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _read(source: Source, files: list[FileSlice], epoch: tf.Tensor) -> tf.data.Dataset:
-    """Returns the serialized records of `files` in the order of an epoch."""
+def _read(
+    source: Source, files: list[FileSlice], epoch: tf.Tensor, first: int = 0
+) -> tf.data.Dataset:
+    """Returns the serialized records of `files` in the order of an epoch.
+
+    Args:
+        source: The data.
+        files: The files to read.
+        epoch: The epoch.
+        first: Records to leave out at the start. Files that hold no others are not
+            opened; of a block that is shuffled, all are read.
+    """
+    block = 1 if source.seed is None else source.shuffle_block
+    unread = first // block * block
     paths, *numbers = zip(*files, strict=True)
     table = (tf.constant(paths), *(tf.constant(n, tf.int64) for n in numbers))
     if source.seed is not None:
         seed = tf.stack([tf.constant(source.seed, tf.int64), epoch])
         order = _shuffle(tf.range(len(files)), seed, 0)
         table = tuple(tf.gather(column, order) for column in table)
+    if unread:
+        table = _without_first(table, unread)
 
     def open_file(
         path: tf.Tensor, total: tf.Tensor, skip: tf.Tensor, take: tf.Tensor
@@ -200,11 +172,20 @@ def _read(source: Source, files: list[FileSlice], epoch: tf.Tensor) -> tf.data.D
 
     # Whole blocks instead of tf.data's sliding buffer: a block's order depends on its
     # own number alone, not on all that was read before it.
-    def shuffle_block(block: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        return _shuffle(rows, seed, block)
+    def shuffle_block(number: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        return _shuffle(rows, seed, number)
 
-    blocks = records.batch(source.shuffle_block).enumerate(1)
-    return blocks.map(shuffle_block).unbatch()
+    blocks = records.batch(block).enumerate(1 + unread // block)
+    return blocks.map(shuffle_block).unbatch().skip(first - unread)
+
+
+def _without_first(table: tuple[tf.Tensor, ...], records: int) -> tuple[tf.Tensor, ...]:
+    """Returns a table of file slices without their first records."""
+    paths, totals, skips, takes = table
+    held = tf.where(takes < 0, totals - skips, takes)
+    gone = tf.clip_by_value(records - tf.cumsum(held, exclusive=True), 0, held)
+    left = tf.where((takes < 0) & (gone < held), takes, held - gone)
+    return paths, totals, skips + gone, left
 
 
 def _shuffle(rows: tf.Tensor, seed: tf.Tensor, stream: int | tf.Tensor) -> tf.Tensor:
@@ -218,7 +199,10 @@ def _shuffle(rows: tf.Tensor, seed: tf.Tensor, stream: int | tf.Tensor) -> tf.Te
 def _keep_own(
     records: tf.data.Dataset, plan: Plan, process: int, global_batch_size: int
 ) -> tf.data.Dataset:
-    """Drops, before parsing, the rows of each global batch that others train on."""
+    """Drops, before parsing, the rows of each global batch that others train on.
+
+    The records and the plan begin with the same step.
+    """
     rows = plan.sizes.sum(axis=2)
     ends = tf.constant(rows[:, : process + 1].sum(axis=1), tf.int64)
     starts = ends - tf.constant(rows[:, process], tf.int64)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdist.data.pipeline import Batches, FileSlice, Source, distribute
+from tfdist.data.batches import Batches, distribute
+from tfdist.data.pipeline import FileSlice, Source
 from tfdist.errors import explain
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
+from keras.src.random import seed_generator
 
 from tfdist.errors import TfdistError, explain
 
@@ -27,7 +29,21 @@ RATE = ("_iterations", "_learning_rate")
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
+RESUME = ("_get_metrics_result_or_logs", "_initial_epoch")
+LOOP = (
+    "_current_iterator",
+    "_distributed_dataset",
+    "_enumerate_iterator",
+    "_get_iterator",
+    "_num_batches",
+    "_steps_seen",
+    "catch_stop_iteration",
+    "data_adapter",
+    "steps_per_epoch",
+    "steps_per_execution",
+)
 LOSS_SCALE = ("_stateful_handle_non_finite_grads",)
+LAYER = ("_flatten_layers", "_non_trainable_variables")
 
 
 def require(owner: Any, names: tuple[str, ...]) -> None:
@@ -37,7 +53,7 @@ def require(owner: Any, names: tuple[str, ...]) -> None:
         raise TfdistError(
             explain(
                 f"This Keras has no {type(owner).__name__}.{missing[0]}, on which "
-                "exact distributed gradients depend",
+                "tfdist depends",
                 received=f"keras {keras.__version__}",
                 expected="keras 3.8 to 3.15, against which tfdist was tested",
                 hint="pip install 'keras>=3.8,<3.16', or a newer tfdist.",
@@ -105,3 +121,32 @@ def set_policy(layer: Any, policy: keras.DTypePolicy) -> None:
     if isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
         layer._dtype_policy = policy
     layer.dtype_policy = policy
+
+
+def global_seed_generator(create: bool = False) -> Any:
+    """Returns what Keras draws from where no seed is given; None before the first draw.
+
+    Args:
+        create: Whether to make it if it is not there yet.
+    """
+    if create:
+        return seed_generator.global_seed_generator()
+    # Keras 3.8 has no name for the name.
+    name = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")
+    return global_state.get_global_attribute(name)
+
+
+def made_untrainable(layer: Any) -> list[Any]:
+    """Returns a layer's own variables that no gradient has ever been meant for.
+
+    Frozen weights are not among them.
+    """
+    return list(layer._non_trainable_variables)
+
+
+def epoch_iterator_class() -> Any:
+    """Returns the class of Keras's loops over the batches of `fit` and `evaluate`."""
+    from keras.src.backend.tensorflow import trainer
+
+    require(trainer, ("TFEpochIterator",))
+    return trainer.TFEpochIterator

@@ -10,6 +10,7 @@ makes such slices, so rows are copied.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -27,7 +28,7 @@ def owning(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     Only what comes out of a Python function is copied, once, one batch at a time.
     """
-    if not _runs_python(dataset):
+    if not runs_python(dataset):
         return dataset
 
     def copied(value: tf.Tensor) -> tf.Tensor:
@@ -41,14 +42,17 @@ def owning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     )
 
 
-def _runs_python(dataset: tf.data.Dataset) -> bool:
-    definitions = [
-        function.function.graph.as_graph_def() for function in dataset._functions()
-    ]
-    nodes = [node for definition in definitions for node in definition.node]
-    for definition in definitions:
-        for function in definition.library.function:
-            nodes.extend(function.node_def)
-    return any(node.op in _PYTHON_OPERATIONS for node in nodes) or any(
-        _runs_python(source) for source in dataset._inputs()
-    )
+def runs_python(dataset: tf.data.Dataset) -> bool:
+    """Returns whether Python code makes some of the elements."""
+    return any(
+        node.op in _PYTHON_OPERATIONS for node in function_nodes(dataset)
+    ) or any(runs_python(source) for source in dataset._inputs())
+
+
+def function_nodes(dataset: tf.data.Dataset) -> Iterator[Any]:
+    """Yields the operations of the functions of a dataset's last stage."""
+    for function in dataset._functions():
+        definition = function.function.graph.as_graph_def()
+        yield from definition.node
+        for inner in definition.library.function:
+            yield from inner.node_def

@@ -108,13 +108,27 @@ def _building_from_shapes(strategy: Any, model: Any) -> Any:
     keras_names.require(model, keras_names.BUILD)
 
     def build(iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is not None:
-            spec = iterator.data_adapter.get_tf_dataset().element_spec
-            data_batch = tf.nest.map_structure(_of_one_replica, spec)
-        with strategy.scope():
-            model._symbolic_build(data_batch=data_batch)
+        if iterator is None:
+            with strategy.scope():
+                model._symbolic_build(data_batch=data_batch)
+        else:
+            build_from_shapes(model, iterator)
 
     return replaced(model, "_maybe_symbolic_build", build)
+
+
+def build_from_shapes(model: Any, loop: Any) -> None:
+    """Makes the variables of a model, its metrics and its optimizer, as far as missing.
+
+    Args:
+        model: A compiled model.
+        loop: Keras's, over the batches of a `fit` or `evaluate`.
+    """
+    keras_names.require(model, keras_names.BUILD)
+    spec = loop.data_adapter.get_tf_dataset().element_spec
+    batch = tf.nest.map_structure(_of_one_replica, spec)
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=batch)
 
 
 def _of_one_replica(spec: Any) -> Any:

@@ -12,10 +12,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+
+from tfdist.gradients import keras_names
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Call:
     name: str  # "fit", "evaluate", "predict", "train_on_batch", ...
     arguments: Mapping[str, Any]  # by name, as far as they were given
     ending: contextlib.ExitStack  # closed however the method ends
+    loops: list[Any] = field(default_factory=list)  # Keras's, over the training data
+
+    @property
+    def initial_epoch(self) -> int:
+        """The number of its first epoch, if it is not resumed."""
+        return int(self.arguments.get("initial_epoch") or 0)
 
 
 Around = Callable[[Call], AbstractContextManager[None]]
@@ -48,6 +56,9 @@ def wrap(name: str, *around: Around) -> None:
     """
     if name not in _around:
         _around[name] = []
+        if name == "fit":
+            loop = keras_names.epoch_iterator_class()
+            loop.__init__ = _kept(loop.__init__)
         setattr(keras.Model, name, _noted(getattr(keras.Model, name), name))
     _around[name] += [each for each in around if each not in _around[name]]
 
@@ -73,3 +84,16 @@ def _noted(method: Any, name: str) -> Any:
             return method(model, *args, **kwargs)
 
     return call
+
+
+def _kept(construct: Any) -> Any:
+    """Notes the first loop that Keras makes in a `fit`: that over the training data."""
+
+    @functools.wraps(construct)
+    def init(loop: Any, *args: Any, **kwargs: Any) -> None:
+        construct(loop, *args, **kwargs)
+        call = next((each for each in reversed(_running) if each.name == "fit"), None)
+        if call is not None and not call.loops:
+            call.loops.append(loop)
+
+    return init

@@ -12,6 +12,8 @@ from tensorflow.python.eager import context
 
 from tfdist.errors import explain
 
+_drawn: int | None = None  # the seed that no script has set
+
 
 def shuffle_seeds(dataset: tf.data.Dataset) -> list[tuple[int, int]]:
     """Returns the seeds of every `shuffle` in a dataset; (0, 0) is a random one."""
@@ -41,10 +43,12 @@ def refuse_random_order(dataset: tf.data.Dataset) -> None:
 
 def settle_global_seed(strategy: Any) -> None:
     """Gives all ranks one random seed, where the script has set none so far."""
+    global _drawn
     own = context.global_seed()
     seeds = strategy.gather_integers(-1 if own is None else own)
     if seeds.count(-1) == len(seeds):
-        tf.random.set_seed(_random_seed_of_first(strategy))
+        _drawn = _random_seed_of_first(strategy)
+        tf.random.set_seed(_drawn)
 
 
 def _random_seed_of_first(strategy: Any) -> int:
@@ -66,11 +70,27 @@ def shared_seed(strategy: Any) -> Iterator[None]:
     first = strategy.gather_integers(-1 if own is None else own)[0]
     if first == -1:
         first = _random_seed_of_first(strategy)
-    if first == own:
+    with seeded(first):
+        yield
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Sets TensorFlow's global seed for a while."""
+    own = context.global_seed()
+    if seed == own:  # setting it would begin the draws from it anew
         yield
         return
-    tf.random.set_seed(first)
+    tf.random.set_seed(seed)
     try:
         yield
     finally:
         tf.random.set_seed(own)
+
+
+def has_random_order(dataset: tf.data.Dataset) -> bool:
+    """Returns whether a dataset is shuffled differently in every run of the script."""
+    return any(
+        seeds == (0, 0) or (_drawn is not None and seeds[0] == _drawn)
+        for seeds in shuffle_seeds(dataset)
+    )

@@ -104,6 +104,10 @@ class KerasTraining(_Strategy):
         """Waits for all ranks to come to `what`, or raises what they disagree on."""
         self._ledger.agree(what, details)
 
+    def stops(self, wanted: bool) -> bool:
+        """Returns whether all ranks stop here; see `Ledger.look`."""
+        return self._ledger.look(wanted)
+
     def phase_name(self) -> str:
         """Returns what this process is in the middle of, such as "fit"."""
         return self._phases[-1].name if self._phases else "the script"

@@ -19,4 +19,5 @@ ORDER = (
     "custom_loops",
     "compression",
     "consistency",
+    "recovery",
 )

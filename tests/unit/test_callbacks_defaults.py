@@ -78,7 +78,7 @@ def test_they_train_and_others_may_follow(tmp_path):
             ),
             tfdist.callbacks.GradientCompression(),
             keras.callbacks.ReduceLROnPlateau("loss"),
-            keras.callbacks.EarlyStopping("loss", min_delta=-10.0),
+            keras.callbacks.EarlyStopping("loss", patience=5),
             keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"),
             keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         ]

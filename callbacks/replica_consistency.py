@@ -46,7 +46,8 @@ class ReplicaConsistency(Placed):
 
     Args:
         every: Steps between two comparisons. An epoch's end is looked at if as many
-            have passed since the last one that was, and always at the end of training.
+            have passed since the last one that was, and the end of training always.
+            In epochs that have no more steps, replicas are compared at their ends only.
         action: "raise" stops all ranks. "repair" sends the values of the first
             replica to all others and says so. "warn" says so, once for the same
             variables.
@@ -104,7 +105,9 @@ class ReplicaConsistency(Placed):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Compares after the first step, and when it is time."""
         self._steps = self._before + batch + 1
-        if self._is_new or self._steps - self._compared >= self.every:
+        is_due = self._steps - self._compared >= self.every
+        is_short = (self.params.get("steps") or self.every + 1) <= self.every
+        if self._is_new or (is_due and not is_short):
             self._compare(f"after step {batch + 1} of epoch {self._epoch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

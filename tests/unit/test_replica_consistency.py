@@ -106,6 +106,11 @@ def test_it_goes_on_counting_where_it_was(comparisons):
     assert comparisons == [29, 32, 32]  # the first of a fit; 12 since an epoch's end
 
 
+def test_a_fit_without_a_step_is_not_compared(comparisons):
+    fit(compiled(), ReplicaConsistency(1), epochs=0)
+    assert comparisons == []
+
+
 def test_one_replica_is_not_compared(monkeypatch):
     monkeypatch.setattr(module.comparison, "summarize", lambda *given: 1 / 0)
     fit(compiled(), ReplicaConsistency(1))
@@ -143,6 +148,12 @@ def test_what_is_compared():
     assert not {"total", "count"} & set(names)  # of metrics
     ignored = paths(model, ignore=["*/inner/*"])
     assert ignored.count("kernel") == 1
+
+
+def test_a_model_that_trains_itself_has_only_weights():
+    model = compiled()
+    model.compile(optimizer=None, loss="mse")
+    assert sorted(paths(model)) == ["bias", "kernel"]
 
 
 class FakeVariable:

@@ -1,6 +1,7 @@
 """Callbacks for training on several replicas, installed as `tfdist.callbacks`."""
 
 from .checkpoint_recovery import CheckpointRecovery as CheckpointRecovery
+from .everyday import defaults as defaults
 from .gradient_compression import GradientCompression as GradientCompression
 from .gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
 from .learning_rate_scaling import LearningRateScaling as LearningRateScaling
@@ -18,4 +19,5 @@ __all__ = [
     "MixedPrecision",
     "ReplicaConsistency",
     "Telemetry",
+    "defaults",
 ]

@@ -6,17 +6,14 @@ import contextlib
 import logging
 import os
 import socket
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdist import cluster
-from tfdist.errors import explain
 from tfdist.gradients.attach import path_of
 from tfdist.strategies import fits
 from tfdist.strategies.training import KerasTraining
@@ -26,15 +23,15 @@ from . import telemetry_figures as figures
 from .arguments import checked_integer, require_own_strategy
 from .bytes_sent import bytes_per_step
 from .loss_scale import scaler_of
+from .place import Placed, adds_to_logs
 from .telemetry_files import Files, FilesOfChief, problem_of, refuse_folder
 from .telemetry_parts import Parts, gathered_text
 from .timeline import Timeline, checked_range, timeline_of
 
 _logger = logging.getLogger("tfdist")
-_in_force: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-class Telemetry(keras.callbacks.Callback):
+class Telemetry(Placed):
     """Measures where the time of a training goes, on all ranks.
 
     Use it to learn what limits a run, before changing anything: is it the model, the
@@ -81,14 +78,16 @@ class Telemetry(keras.callbacks.Callback):
 
     Raises:
         ValueError: `every` below 1; a folder that cannot be written; a timeline that
-            ends before it begins, or without a folder; two Telemetry in one `fit`; a
-            strategy that is not tfdist's.
+            ends before it begins, or without a folder; a wrong place in the
+            list; a strategy that is not tfdist's.
         TfdistError: The ranks were given different arguments.
 
     Example:
         >>> telemetry = tfdist.callbacks.Telemetry("runs/first")
         >>> model.fit(dataset, epochs=5, callbacks=[telemetry])
     """
+
+    precedes: ClassVar = adds_to_logs("Telemetry")
 
     def __init__(
         self,
@@ -118,7 +117,6 @@ class Telemetry(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
             require_own_strategy("Telemetry", strategy)
-        self._refuse_second()
         if isinstance(strategy, KerasTraining):
             details = {name: str(value) for name, value in self.get_config().items()}
             strategy.agree("telemetry", details)
@@ -128,13 +126,11 @@ class Telemetry(keras.callbacks.Callback):
         fit = fits.running(self.model)
         if fit is not None:
             fit.ending.enter_context(self._ending)
-        _in_force[self.model] = self
-        self._ending.callback(_in_force.pop, self.model, None)
         self._timeline = timeline_of(self.timeline, self.log_dir, self.model)
         self._ending.callback(self._timeline.close)
         self._parts = Parts(self.model, self._executed)
         self._ending.enter_context(self._parts.in_force())
-        self._ending.callback(self._stop)
+        self._ending.callback(setattr, self, "_parts", None)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts an epoch's figures, or goes on with those of an interrupted one."""
@@ -164,6 +160,7 @@ class Telemetry(keras.callbacks.Callback):
         """Says where the time went."""
         if cluster.is_chief() and self._of_fit[:, 0].all():
             _logger.warning(figures.advice(self._of_fit, self._hosts))
+        self._steps, self._seconds = self._steps_made(), self._seconds_spent()
         self._ending.close()
 
     def get_config(self) -> dict[str, Any]:
@@ -208,17 +205,6 @@ class Telemetry(keras.callbacks.Callback):
         """
         self._restored = list(states)
         self._steps, self._seconds = states[0]["steps"], states[0]["seconds"]
-
-    def _refuse_second(self) -> None:
-        if _in_force.get(self.model, self) is not self:
-            raise ValueError(
-                explain(
-                    "One fit takes one Telemetry",
-                    received="two Telemetry callbacks",
-                    expected="one",
-                    hint="Leave one of them out.",
-                )
-            )
 
     def _prepare_files(self, strategy: Any) -> None:
         """Refuses on all ranks a folder in which the chief cannot write."""
@@ -276,10 +262,6 @@ class Telemetry(keras.callbacks.Callback):
             ),
             steps_before=self._steps,
         )
-
-    def _stop(self) -> None:
-        self._steps, self._seconds = self._steps_made(), self._seconds_spent()
-        self._parts = None
 
     def _steps_made(self) -> int:
         return self._steps + (0 if self._parts is None else self._parts.steps)

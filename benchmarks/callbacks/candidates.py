@@ -14,4 +14,5 @@ NONE = "no callback"
 CANDIDATES: dict[str, Callable[[Path], Any]] = {
     "GradientNoiseScale": lambda folder: tfdist.callbacks.GradientNoiseScale(),
     "Telemetry": lambda folder: tfdist.callbacks.Telemetry(folder),
+    "ReplicaConsistency": lambda folder: tfdist.callbacks.ReplicaConsistency(),
 }

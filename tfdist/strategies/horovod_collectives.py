@@ -57,7 +57,7 @@ class HorovodCollectives:
             indices = self._gather_rows(value.indices, "indices")
             return tf.IndexedSlices(values, indices, value.dense_shape)
         value = tf.convert_to_tensor(value)
-        wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))
+        wire = _kept(tf.cast(value, _WIDER.get(value.dtype, value.dtype)))
         total = self._in_turn(
             lambda name: self._horovod.allreduce(
                 wire,
@@ -101,7 +101,7 @@ class HorovodCollectives:
         """
         rows = self._in_turn(
             lambda name: self._horovod.alltoall(
-                value,
+                _kept(value),
                 name=f"{name}.rows.{value.dtype.name}",
                 ignore_name_scope=True,
             )
@@ -110,7 +110,7 @@ class HorovodCollectives:
         return rows
 
     def _gather_rows(self, value: tf.Tensor, what: str) -> tf.Tensor:
-        wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))
+        wire = _kept(tf.cast(value, _WIDER.get(value.dtype, value.dtype)))
         rows = self._in_turn(
             lambda name: self._horovod.allgather(
                 wire,
@@ -137,3 +137,15 @@ class HorovodCollectives:
         with tf.control_dependencies([result]):
             turn.assign_add(1, read_value=False)
         return result
+
+
+def _kept(value: tf.Tensor) -> tf.Tensor:
+    """Hides from TensorFlow that a value may be known before the program runs.
+
+    Horovod 0.28.1 does not register its operations as stateful: one whose input is
+    constant on a rank (zeros, where only the first rank has something to say) would be
+    run there once, while the program is optimised, and never again: the others wait.
+    """
+    if tf.executing_eagerly():
+        return value
+    return tf.compat.v1.placeholder_with_default(value, value.shape)

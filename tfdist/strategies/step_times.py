@@ -147,7 +147,9 @@ class _Replica:
 
     def __init__(self) -> None:
         self._sums = _variable([0.0, 0.0, 0.0])  # steps, examples, seconds of waiting
-        self._free = _variable(0.0)  # when the step before ended, or a batch was asked
+        # When the step before ended, or a batch was asked for; where a training
+        # function of the user's own does not ask, NaN.
+        self._free = _variable(float("nan"))
         self._waited = _variable(0.0)  # seconds, for others
         self.waiting = waiting.MeasuredWaiting(self._waited)
 
@@ -157,7 +159,8 @@ class _Replica:
     def begin(self, data: Any) -> None:
         rows = shares.Shares((data,), equal=True, replica=0).rows
         asleep = waiting.time_when(data) - self._free.read_value()
-        sums = tf.stack([1.0, tf.cast(rows, tf.float64), tf.maximum(asleep, 0.0)])
+        asleep = tf.where(asleep < 0.0, tf.zeros_like(asleep), asleep)
+        sums = tf.stack([1.0, tf.cast(rows, tf.float64), asleep])
         self._sums.assign_add(sums, read_value=False)
 
     def read(self) -> tuple[float, ...]:

@@ -18,5 +18,6 @@ ORDER = (
     "files",
     "custom_loops",
     "compression",
+    "consistency",
     "recovery",
 )

@@ -19,7 +19,7 @@ from tests.parallel.training import (
     train,
 )
 
-DELAY = 0.03  # seconds in a step, many times what one takes
+DELAY = 0.1  # seconds in a step, many times what one takes
 MEASURED = (
     "examples_per_second",
     "step_ms",

@@ -24,6 +24,14 @@ from tfdist.launch.plot.runs import PARTS, Run
 
 MOST_BARS = 16  # ranks
 MOST_METRICS = 6
+# What other callbacks of tfdist log, in units of their own.
+NOT_METRICS = (
+    "compression_ms",
+    "compression_ratio",
+    "gradient_noise_scale",
+    "residual_norm",
+    "skipped_steps",
+)
 STEP = "step"
 SCALE_COLOUR, MEMORY_COLOUR = "#8a5a9e", "0.45"
 MEGA = 1e6
@@ -114,12 +122,12 @@ def metrics(panel: Any, runs: Sequence[Run]) -> None:
     """Draws losses on the left, other metrics on the right; dashed: validation."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     losses = [name for name in names if name.endswith("loss")]
-    others = [name for name in names if name not in losses][:MOST_METRICS]
+    others = [name for name in names if name not in {*losses, *NOT_METRICS}]
     dress(panel, "Loss and metrics at the end of epochs", STEP, "loss")
     axes = {name: panel for name in losses}
     if others:
         right = second_axis(panel, "other metrics", "0.25")
-        axes |= {name: right for name in others}
+        axes |= {name: right for name in others[:MOST_METRICS]}
     if not names:
         nothing(panel, "no epoch has ended yet")
     bases = list(dict.fromkeys(name.removeprefix("val_") for name in axes))

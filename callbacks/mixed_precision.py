@@ -292,14 +292,14 @@ class MixedPrecision(Placed):
                 )
             )
         refuse_double(optimizer, scaling=scaling)
-        if scaling and not self.model.built:  # only in one process: others build it
+        if scaling and not self.model.weights:  # strategies have built it by now
             raise ValueError(
                 explain(
                     "float16 needs a model that is built: its optimizer holds the "
                     "loss scale",
                     received=f"{type(self.model).__name__} without weights",
                     expected="a model that knows the shape of its inputs",
-                    hint="model.build((None, features)), or call it on one batch.",
+                    hint="Call the model on one batch before fit: model(inputs).",
                 )
             )
 

@@ -75,8 +75,8 @@ PRECISION = Experiment(
         ),
     },
 )
-SMALL_BATCH = Settings(batch=16, epochs=10, rate=0.1)
-RATES = (SMALL_BATCH.rate, 0.0125, 0.025, 0.05, 0.2, 0.4)
+SMALL_BATCH = Settings(batch=16, epochs=20)
+RATES = (SMALL_BATCH.rate, 0.0125, 0.025, 0.1, 0.2)
 BASE_RATE = Experiment(
     "base_rate",
     {
@@ -91,7 +91,7 @@ _LARGE = {"batch": 8 * SMALL_BATCH.batch}
 
 
 def _scaled(title: str, **arguments: Any) -> Method:
-    """Return a large batch with the rate scaled, and warmed up for 2 of 10 epochs."""
+    """Return a large batch with the rate scaled, and warmed up for 2 of 20 epochs."""
     batches = {"reference_batch_size": SMALL_BATCH.batch, "batch_size": 128}
     return Method(
         title,

@@ -157,7 +157,13 @@ def test_plain_script_from_any_folder(prepared, tmp_path):
 
 @pytest.mark.parametrize(
     "script",
-    ["distributed.py", pytest.param("custom_loop.py", marks=pytest.mark.full)],
+    [
+        "distributed.py",
+        *(
+            pytest.param(name, marks=pytest.mark.full)
+            for name in ("custom_loop.py", "large_batch.py")
+        ),
+    ],
 )
 def test_scripts_on_two_devices_of_one_process(prepared, tmp_path, script):
     files, _ = prepared

@@ -173,7 +173,7 @@ def precision_output(setting: Setting) -> Results:
 def precision_own_step(setting: Setting) -> Results:
     def build() -> keras.Model:
         model = OwnStep()
-        model.build((None, 8))
+        model(regression()[0])
         return model
 
     return mixed(

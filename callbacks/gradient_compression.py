@@ -73,7 +73,9 @@ class GradientCompression(Placed):
         log: Whether the logs of an epoch get `bytes_per_step` (that reach each rank
             over the network, by formula), `compression_ratio`, `residual_norm` (root
             mean square over the ranks) and `compression_ms` (per step, the ranks'
-            mean time of computing, without the time of waiting).
+            mean: by how long computing delays it once all gradients are there. What
+            is hidden is not in it, by the backward pass or by other buffers that
+            travel, and neither is waiting).
         min_size: Tensors with fewer elements travel uncompressed.
         seed: For the draws of compressors; equal on all ranks.
         **parameters: Parameters of a compressor that is given by name.

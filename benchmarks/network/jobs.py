@@ -38,7 +38,6 @@ class Job:
         log: Path,
     ) -> None:
         self._processes, self._commander, self._log = processes, commander, log
-        self.last_words: list[dict[str, Any]] = []  # said after the last order
 
     def ask(self, seconds: float, **order: Any) -> list[dict[str, Any]]:
         """Gives an order to all ranks and returns their answers.
@@ -78,12 +77,10 @@ def started(bed: Bed, method: Method, model: str) -> Iterator[Job]:
                 # To a file: nobody reads a pipe while the ranks are measured.
                 shell = ["bash", "-c", 'exec "$@" >>"$0" 2>&1', str(log), *command]
                 processes.append(bed.start(host, shell, ENVIRONMENT | environment))
-            job = Job(processes, commander, log)
-            yield job
+            yield Job(processes, commander, log)
             commander.end()
             for process in processes:
                 process.wait(END_SECONDS)
-            job.last_words = commander.answers() or []
         except subprocess.TimeoutExpired:
             pass  # all is measured; what does not end is ended
         finally:

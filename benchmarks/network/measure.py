@@ -108,10 +108,6 @@ def _measure(
                 f"{model}, {method.name}, {rate.name or 'alone'}: "
                 f"{1e3 * row.step:.1f} ms, {counted / 1e6:.2f} MB a step"
             )
-    if "compressor" in method.options and job.last_words:
-        seconds = [each["compression"] for each in job.last_words]
-        stages = results.stages.setdefault(model, {})
-        stages[f"{method.name} in the job"] = sum(seconds) / len(seconds)
 
 
 def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float]:

@@ -38,10 +38,12 @@ class Method:
         return self.program == "torch_ddp"
 
 
-def _compressed(name: str, quick: bool = True, **parameters: Any) -> Method:
+def _compressed(
+    name: str, quick: bool = True, suffix: str = "", **parameters: Any
+) -> Method:
     shown = ", ".join(f"{key} {value}" for key, value in parameters.items())
     return Method(
-        f"tfdist-{name}",
+        f"tfdist-{name}{suffix}",
         f"tfdist, {name} {shown}".strip(),
         "fit",
         options={"tfdist": True, "compressor": name, "parameters": parameters},
@@ -69,6 +71,7 @@ METHODS = {
         _compressed("bf16", quick=False),
         _compressed("int8"),
         _compressed("powersgd", rank=4),
+        _compressed("powersgd", suffix="-turns", rank=4, alternate=True),
         _compressed("randomk", ratio=0.01),
         _compressed("topk", ratio=0.01, quick=False),
         _compressed("sign", quick=False),

@@ -13,10 +13,11 @@ from benchmarks.network.results import Results
 PANEL, LEGEND = (5.2, 5.0), 3.0  # inches
 BEYOND = 5.0  # how far right of the fastest limit stands no limit
 # One for each method, in the order of the registry; peers are dashed, too.
-MARKERS = "osD^v<>PXph*d8H"
+MARKERS = "osD^v<>PXph*d8Hx"
 COLOURS = (
     *(f"C{number}" for number in range(8)),
     *("gold", "olive", "goldenrod", "teal", "navy", "royalblue", "deepskyblue"),
+    "darkred",
 )
 
 

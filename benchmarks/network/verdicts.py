@@ -49,9 +49,8 @@ def stages(results: Results, row: Row) -> str:
         return "its stages were not measured"
     parts = {"computing on both hosts at once": computing}
     measured = results.stages.get(row.model, {})
-    compressing = measured.get(f"{row.method} in the job", measured.get(row.method))
-    if compressing is not None:
-        parts["compressing and decompressing"] = compressing
+    if row.method in measured:
+        parts["compressing and decompressing"] = measured[row.method]
     raw = results.raw[row.rate]
     wire = formulas.wire_seconds(row.formula, raw)
     parts[f"{row.formula / 1e6:.2f} MB at TCP's {raw / 1e6:.0f} Mbit/s"] = wire

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfdist.compression import bits
-from tfdist.compression.buffers import BUFFER_BYTES, buffers_of
+from tfdist.compression.buffers import (
+    BUFFER_BYTES,
+    FIRST_BYTES,
+    buffers_of,
+    groups_of,
+)
 from tfdist.compression.fp16 import to_float16
 from tfdist.compression.orthogonal import orthonormal, refreshed
 from tfdist.compression.randomk import strata
@@ -64,14 +69,26 @@ def test_buffers_hold_each_gradient_once(sizes):
     assert len(buffers) <= 8
     # Together in the reverse order of the variables; within a buffer, in their order.
     assert [place for one in reversed(buffers) for place in one] == [*range(len(sizes))]
-    for one in buffers[:-1]:
-        assert sum(sizes[place] for place in one) >= BUFFER_BYTES
+    filled = [sum(sizes[place] for place in one) for one in buffers]
+    if len(filled) > 1:
+        assert filled[0] >= FIRST_BYTES
+    assert all(size >= BUFFER_BYTES for size in filled[1:-1])
 
 
 def test_small_models_take_one_buffer_and_large_ones_several():
     assert buffers_of([1000] * 50, most=8) == [list(range(50))]
     assert buffers_of([BUFFER_BYTES] * 3, most=8) == [[2], [1], [0]]
-    assert buffers_of([BUFFER_BYTES] * 3, most=2) == [[1, 2], [0]]
+    assert buffers_of([BUFFER_BYTES] * 3, most=2) == [[2], [0, 1]]
+    layers = buffers_of([4 << 20] * 12, most=8)
+    assert list(map(len, layers)) == [1, 2, 4, 3, 2]
+
+
+def test_groups_are_parts_of_a_size_and_small_models_are_one():
+    large, small = tf.zeros([1 << 20]), tf.zeros([8])
+    assert groups_of([]) == []
+    assert groups_of([small] * 3) == [0, 0, 0]
+    assert groups_of([large, small, large, large]) == [0, 0, 0, 1]
+    assert groups_of([large] * 12) == [0] * 4 + [1] * 4 + [2] * 4
 
 
 @given(

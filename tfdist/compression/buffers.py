@@ -7,6 +7,8 @@ variables, and a buffer's layout never changes: neither do the rounding errors.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -15,10 +17,11 @@ import tensorflow as tf
 from tfdist.compression.compressor import Outcome
 from tfdist.compression.rounds import ALL_TO_ALL, Rounds, Wire
 
-# Bytes below which one more collective costs more time than it hides.
-BUFFER_BYTES = 6 << 20
+# Bytes below which one more collective costs more time than it hides; but the first
+# one begins while the backward pass has only begun.
+BUFFER_BYTES, FIRST_BYTES = 6 << 20, 1 << 20
 # For what one round sends in one way.
-MOST_BUFFERS = 4
+MOST_BUFFERS, MOST_GROUPS = 4, 3
 
 
 def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
@@ -26,9 +29,9 @@ def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
 
     The backward pass ends with the first variables: the last ones' gradients are
     there first. A buffer takes neighbours, so that it is complete early. The first
-    ones are small, to begin early, and so are the last ones: what follows them waits.
-    Between them each is twice as large as the one before, since every collective
-    costs time of its own.
+    one is small, to begin early; each is twice as large as the one before, since
+    every collective costs time of its own; and what is left is halved, because the
+    update waits for the last one.
 
     Args:
         sizes: The gradients' bytes, in the order of the variables.
@@ -44,12 +47,11 @@ def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
     """
     buffers: list[list[int]] = [[]]
     filled, left = 0, sum(sizes)
-    enough = max(BUFFER_BYTES, left / most)
+    enough = FIRST_BYTES if left >= FIRST_BYTES + BUFFER_BYTES else math.inf
     for place in reversed(range(len(sizes))):
         if filled >= enough and len(buffers) < most:
             left -= filled
-            least = max(BUFFER_BYTES, left / (most - len(buffers)))
-            enough = max(least, min(2 * enough, left / 2))
+            enough = max(BUFFER_BYTES, min(2 * filled, left // 2))
             buffers.append([])
             filled = 0
         buffers[-1].insert(0, place)
@@ -58,16 +60,17 @@ def buffers_of(sizes: Sequence[int], most: int) -> list[list[int]]:
 
 
 def groups_of(tensors: Sequence[tf.Tensor]) -> list[int]:
-    """Returns the group of each tensor's wire, where wires are small for their work.
+    """Returns the groups of wires that are small for what they are computed from.
 
-    Computing the next group's wires then hides that the last one's travel.
+    While one group's travel, another one's are computed.
+
+    Args:
+        tensors: What they are computed from, in the order of the variables.
     """
-    buffers = buffers_of([_bytes(tensor) for tensor in tensors], MOST_BUFFERS)
-    groups = [0] * len(tensors)
-    for group, places in enumerate(reversed(buffers)):
-        for place in places:
-            groups[place] = group
-    return groups
+    sizes = [_bytes(tensor) for tensor in tensors]
+    each = max(BUFFER_BYTES, sum(sizes) / MOST_GROUPS)
+    before = itertools.accumulate(sizes, initial=0)
+    return [int(start // each) for start, _ in zip(before, sizes, strict=False)]
 
 
 def nothing() -> Rounds[list[Outcome]]:

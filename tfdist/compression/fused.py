@@ -180,6 +180,9 @@ class Fused:
             totals[index] = tf.cast(total, gradients[index].dtype)
         for index, outcome in zip(self.taken, outcomes, strict=True):
             totals[index] = _narrowed(outcome.total, gradients[index].dtype)
+        # Sums of float16 are clipped beforehand, so that none can overflow: updates
+        # need not wait for the last of them.
+        arrived = [buffer for buffer in arrived if buffer.dtype != tf.float16]
         arrived += [totals[i] for i in dense if gradients[i].dtype == tf.float16]
         agreed = tf.logical_and(votes > self.ranks - 0.5, _finite(arrived))
         new = self._next(state, corrected, outcomes)

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.compression import bits
+from tfdist.compression.buffers import groups_of
 from tfdist.compression.compressor import Item, Outcome
 from tfdist.compression.rounds import GATHER, SUM, Payload, Rounds, Wire
 
@@ -67,14 +68,20 @@ def sum_of_levels(
         tf.maximum(tf.reduce_max(each, axis=1), -tf.reduce_min(each, axis=1))
         for each in values
     ]
-    largest = yield [Wire(each, GATHER) for each in own]
+    groups = groups_of(values)
+    largest = yield [
+        Wire(each, GATHER, group) for each, group in zip(own, groups, strict=True)
+    ]
     scales = [_scale(tf.reduce_max(of_ranks, axis=0)) for of_ranks in largest]
     # Not divided one by one: that takes three times as long.
     levels = [
         _rounded(each * tf.math.reciprocal_no_nan(scale), noise and noise[number])
         for number, (each, scale) in enumerate(zip(values, scales, strict=True))
     ]
-    totals = yield [Wire(_packed(each), SUM) for each in levels]
+    totals = yield [
+        Wire(_packed(each), SUM, group)
+        for each, group in zip(levels, groups, strict=True)
+    ]
     return [
         Outcome(
             _out_of_blocks(_unpacked(total, block) * scale, item.tensor),

@@ -15,7 +15,7 @@ from tfdist.compression import buffers
 
 @row("gradients in many buffers, global_clipnorm", needs=Needs.TFDIST)
 def many_buffers(setting: Setting) -> Results:
-    with mock.patch.object(buffers, "BUFFER_BYTES", 4):
+    with mock.patch.multiple(buffers, BUFFER_BYTES=4, FIRST_BYTES=4):
         return train(setting, optimizer=lambda: sgd(global_clipnorm=0.05))
 
 

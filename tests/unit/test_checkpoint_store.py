@@ -119,6 +119,7 @@ def test_a_rank_that_cannot_save_tells_the_chief(tmp_path: Path):
     chief, other = pair(tmp_path, timeout=60.0, finite_only=True)
     with pytest.raises(CheckpointError, match="not finite"):
         other.save(1, Part(own={"residual": np.array([np.nan])}))
+    assert not list(tmp_path.glob("step-00000001/*.safetensors"))
     with pytest.raises(CheckpointError, match="Rank 1 could not save: .*not finite"):
         chief.save(1, part(1))
     assert chief.steps() == ()

@@ -16,8 +16,8 @@ from tfdist.errors import explain
 class Keeper:
     """What the chief knows of the steps that are there.
 
-    A step that this process finds damaged is not known any more: it does not count among
-    those to be kept, and it is not deleted, since reading may have failed for a while.
+    A step that this process finds damaged is not known any more: it does not count as
+    one to be kept, and it is not deleted, since reading may have failed for a while.
 
     Attributes:
         directory: Where they are.

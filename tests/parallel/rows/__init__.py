@@ -18,4 +18,5 @@ ORDER = (
     "custom_loops",
     "compression",
     "recovery",
+    "recovery_states",
 )

@@ -118,7 +118,9 @@ def recovery_callbacks(setting: Setting) -> Results:
 
     run = Run(setting, callbacks, epochs=6, validation_data=regression(20))
     run.whole()
+    setting.barrier()
     lines = (setting.directory / "log.csv").read_text()
+    setting.barrier()  # the chief's next run writes the file anew
     # Epoch 3 is complete, and logged, but not saved when the run is broken off.
     results = run.check(after=13, step=10, every=5)
     setting.barrier()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,15 +22,24 @@ class Figures:
         self.steps = 0  # in this epoch
         self.compressing = False
         self._compressed = 0
+        self._timed = 0  # of these, by this process
         self._seconds = 0.0  # of computing, since compression began, on all ranks
 
-    def begin_epoch(self) -> None:
-        """Starts to count anew."""
-        self.steps = self._compressed = 0
+    def begin_epoch(self, state: Sequence[int] = (0, 0)) -> None:
+        """Starts to count anew, or from what an epoch has made that is resumed."""
+        self.steps, self._compressed = state
+        self._timed = 0
+
+    @property
+    def state(self) -> list[int]:
+        """The epoch's steps so far, and how many of them were compressed."""
+        return [self.steps, self._compressed]
 
     def count(self, steps: int) -> None:
         """Notes that the epoch has made this many steps."""
-        self._compressed += (steps - self.steps) * self.compressing
+        more = (steps - self.steps) * self.compressing
+        self._compressed += more
+        self._timed += more
         self.steps = steps
 
     def of_epoch(
@@ -50,7 +60,7 @@ class Figures:
             squares, seconds = measured(strategy, compressed)
             norm = math.sqrt(squares / ranks)
             spent, self._seconds = seconds - self._seconds, seconds
-            milliseconds = 1000 * spent / ranks / max(self._compressed, 1)
+            milliseconds = 1000 * spent / ranks / max(self._timed, 1)
             share = self._compressed / max(self.steps, 1)
             sent += share * (compressed.fused.bytes_on_wire() - dense)
         return {

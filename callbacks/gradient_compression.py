@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import keras
 
@@ -18,11 +18,12 @@ from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.compressed import CompressedSum, slots_of
-from tfdist.gradients.reduction import Kind
+from tfdist.gradients.reduction import Kind, kinds_from_plain, plain_kinds
 
 from .arguments import checked_integer, require_own_strategy
 from .compression_figures import Figures
 from .compression_start import checked_start, start_of, warmup_steps_of
+from .place import Placed, adds_to_logs
 
 _logger = logging.getLogger("tfdist")
 # They divide by a running second moment, which the compressor's error does not fit.
@@ -41,7 +42,7 @@ _ADAPTIVE = {
 }
 
 
-class GradientCompression(keras.callbacks.Callback):
+class GradientCompression(Placed):
     """Sends compressed gradients, and later what compression has left out.
 
     Use it where the network is slower than the computation: on 1 Gbit/s and less
@@ -79,7 +80,7 @@ class GradientCompression(keras.callbacks.Callback):
 
     Raises:
         ValueError: Unknown compressor or parameter, a parameter out of range, an
-            unsound choice of error feedback, a second compression in one `fit`.
+            unsound choice of error feedback, a wrong place in the list.
         TfdistError: The ranks were given different compressors.
 
     References:
@@ -90,6 +91,8 @@ class GradientCompression(keras.callbacks.Callback):
         >>> compress = tfdist.callbacks.GradientCompression("powersgd", rank=4)
         >>> model.fit(dataset, epochs=5, callbacks=[compress])
     """
+
+    precedes: ClassVar = adds_to_logs("GradientCompression")
 
     def __init__(
         self,
@@ -114,6 +117,8 @@ class GradientCompression(keras.callbacks.Callback):
         self._path: GradientPath | None = None
         self._sum: CompressedSum | None = None
         self._restored: list[dict[str, Any]] | None = None
+        self._seen: tuple[Kind, ...] | None = None  # the gradients, before it began
+        self._epoch_before: list[int] = [0, 0]  # what a resumed epoch has made
         self._trained: keras.Model | None = None
         self._start = 0
         self._steps = 0  # made in all epochs before this one
@@ -124,6 +129,7 @@ class GradientCompression(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync == 1:
             self._path = None
+            self._give_up_residuals()
             return
         self._path = self._own_path(strategy)
         if self._trained not in (None, self.model):
@@ -134,12 +140,15 @@ class GradientCompression(keras.callbacks.Callback):
             self._warn_of_adaptive_optimizer()
         warm_up = warmup_steps_of(self._path.optimizer)
         self._start = start_of(self.start_step, warm_up, self.params)
+        if self._path.kinds is None:
+            self._path.kinds = self._seen
         if self._sum is not None or self._restored is not None:
             self._switch(self._path)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts the epoch's figures."""
-        self._figures.begin_epoch()
+        self._figures.begin_epoch(self._epoch_before)
+        self._epoch_before = [0, 0]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Starts to compress when it is time."""
@@ -161,6 +170,7 @@ class GradientCompression(keras.callbacks.Callback):
         if self._path is not None and self.log and logs is not None:
             strategy = self.model.distribute_strategy
             logs.update(self._figures.of_epoch(strategy, self._path, self._sum))
+        self._figures.begin_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Says so if compression never began."""
@@ -194,14 +204,26 @@ class GradientCompression(keras.callbacks.Callback):
         """Returns what this process has to remember, to go on exactly.
 
         Returns:
-            "steps" (int), "kinds" (plain lists; None before compression began) and
-            "arrays" (name -> array: the residuals of this process's replicas with a
-            leading dimension, all else equal on all ranks).
+            "steps" (int) of all epochs before, "epoch" (steps of this one, and those
+            compressed), "seen" (what the gradients are, as plain lists; None before the
+            first step), "kinds" (the same; None before compression began) and "arrays"
+            (name -> array: the residuals of this process's replicas with a leading
+            dimension, all else equal on all ranks).
         """
-        if self._sum is None:
-            return {"steps": self._steps, "kinds": None, "arrays": {}}
-        kinds = [kind.as_plain_data() for kind in self._sum.kinds]
-        return {"steps": self._steps, "kinds": kinds, "arrays": self._sum.state()}
+        seen = self._seen if self._path is None else self._path.kinds
+        state: dict[str, Any] = {
+            "steps": self._steps,
+            "epoch": self._figures.state,
+            "seen": plain_kinds(seen),
+            "kinds": None,
+            "arrays": {},
+        }
+        if self._sum is not None:
+            state |= {
+                "kinds": plain_kinds(self._sum.kinds),
+                "arrays": self._sum.state(),
+            }
+        return state
 
     def set_state(self, states: Sequence[dict[str, Any]]) -> None:
         """Goes on from the states of all processes; call it before `fit`.
@@ -214,9 +236,19 @@ class GradientCompression(keras.callbacks.Callback):
             states: What `get_state` returned on all processes, in order of rank; the
                 same list on every process.
         """
-        self._steps = states[0]["steps"]
-        self._restored = list(states) if states[0]["kinds"] is not None else None
+        first = states[0]
+        self._steps, self._epoch_before = first["steps"], list(first["epoch"])
+        self._seen = kinds_from_plain(first["seen"])
+        self._restored = list(states) if first["kinds"] is not None else None
         self._sum = None
+
+    def _give_up_residuals(self) -> None:
+        if self._restored is not None:
+            self._restored = None
+            _logger.warning(
+                "GradientCompression: one replica sends nothing, so what several have "
+                "not sent yet (their residuals) is left out."
+            )
 
     def _own_path(self, strategy: Any) -> GradientPath:
         require_own_strategy("GradientCompression", strategy)
@@ -232,9 +264,6 @@ class GradientCompression(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        path.method = path.method.claimed(
-            "GradientCompression", without=("GradientNoiseScale",)
-        )
         return path.method.outer or path
 
     def _details(self) -> dict[str, Any]:
@@ -254,7 +283,7 @@ class GradientCompression(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         kinds = path.kinds or ()
         if self._restored is not None:
-            kinds = tuple(map(Kind.from_plain_data, self._restored[0]["kinds"]))
+            kinds = kinds_from_plain(self._restored[0]["kinds"]) or ()
         with _told_by_chief():
             fused = compression.Fused(
                 self.compressor,

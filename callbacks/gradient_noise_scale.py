@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
-
-import keras
+from typing import Any, ClassVar, cast
 
 from tfdist import cluster
 from tfdist.errors import explain
@@ -15,11 +13,13 @@ from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.noise import NoiseMeasured
 
 from .arguments import require_own_strategy
+from .place import Placed, adds_to_logs
 
 _logger = logging.getLogger("tfdist")
+_ONE_OF_THEM = "one of them: the noise is measured in plain sums"
 
 
-class GradientNoiseScale(keras.callbacks.Callback):
+class GradientNoiseScale(Placed):
     """Estimates the batch size above which larger batches hardly help any more.
 
     The replicas' own gradients differ from their sum by noise, and by how much tells
@@ -39,7 +39,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     Raises:
         ValueError: `decay` is not between 0 and 1; a strategy that is not tfdist's;
-            two of these callbacks, or a GradientCompression or LocalSGD.
+            a wrong place in the list, or a GradientCompression or LocalSGD in it.
         TfdistError: The ranks were given different arguments.
 
     References:
@@ -51,6 +51,12 @@ class GradientNoiseScale(keras.callbacks.Callback):
         >>> history = model.fit(dataset, epochs=5, callbacks=[noise])
         >>> history.history["gradient_noise_scale"]
     """
+
+    precedes: ClassVar = adds_to_logs("GradientNoiseScale")
+    excludes: ClassVar = {
+        "GradientCompression": _ONE_OF_THEM,
+        "LocalSGD": _ONE_OF_THEM,
+    }
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
@@ -85,17 +91,17 @@ class GradientNoiseScale(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        method = path.method.claimed(
-            "GradientNoiseScale", without=("GradientCompression", "LocalSGD")
-        )
         before = self.get_state()["averages"]
         self._measured = NoiseMeasured(
-            method.reduction, strategy, decay=self.decay, steps=path.steps_per_update
+            path.method.reduction,
+            strategy,
+            decay=self.decay,
+            steps=path.steps_per_update,
         )
         if before is not None:
             self._measured.averages = before
         self._path = path
-        path.method = dataclasses.replace(method, reduction=self._measured)
+        path.method = dataclasses.replace(path.method, reduction=self._measured)
         self.model.make_train_function(force=True)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

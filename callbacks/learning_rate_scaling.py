@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -16,14 +16,16 @@ from tfdist.strategies import arguments, fits
 from tfdist.strategies.training import KerasTraining
 
 from .arguments import checked_integer, checked_number, checked_size
+from .place import Placed, adds_to_logs
 from .rate_after import Course, after_of
 from .rate_plan import RULES, RatePlan, Rule, course_of, first_factor, full_factor
 from .scaled_rate import ScaledRate, read_rate, steps_made
 
 _logger = logging.getLogger("tfdist")
+_SETS_RATE = "What sets the learning rate has to meet the scaled one"
 
 
-class LearningRateScaling(keras.callbacks.Callback):
+class LearningRateScaling(Placed):
     """Scales the learning rate with the global batch, and warms it up step by step.
 
     More ranks with the same batch each make a larger global batch, whose gradient is
@@ -68,7 +70,7 @@ class LearningRateScaling(keras.callbacks.Callback):
     Raises:
         ValueError: Unknown rule, `after` or parameter; a negative rate; a batch size
             or an epoch's length that is needed and not known; a warm-up longer than
-            the training; two of these callbacks; a model without an optimizer.
+            the training; a wrong place in the list; a model without an optimizer.
         TfdistError: The ranks were given different plans.
 
     References:
@@ -79,6 +81,14 @@ class LearningRateScaling(keras.callbacks.Callback):
         >>> scaling = tfdist.callbacks.LearningRateScaling(reference_batch_size=256)
         >>> model.fit(dataset, epochs=90, callbacks=[scaling])
     """
+
+    precedes: ClassVar = {
+        "ReduceLROnPlateau": _SETS_RATE,
+        "LearningRateScheduler": _SETS_RATE,
+        "GradientCompression": "GradientCompression begins where the warm-up ends, "
+        "and has to see it",
+        **adds_to_logs("LearningRateScaling"),
+    }
 
     def __init__(
         self,
@@ -110,6 +120,8 @@ class LearningRateScaling(keras.callbacks.Callback):
         self.batch_size = checked_size("batch_size", batch_size)
         self._after = after_of(after or "constant", parameters)
         self._base_rate: float | None = None  # at the very first step
+        self._made = 0  # steps before this fit
+        self._resumed = False
         self._ending = contextlib.ExitStack()
         self._has_said = False
         fits.install()
@@ -120,7 +132,9 @@ class LearningRateScaling(keras.callbacks.Callback):
         optimizer = self._optimizer()
         fit = fits.running(self.model)
         ratio = self._ratio(fit)
-        made = steps_made(optimizer)
+        if not self._resumed:
+            self._made = steps_made(optimizer)
+        self._resumed, made = False, self._made
         course = course_of(self.warmup_epochs, self.warmup_steps, self.params, made)
         plan = self._plan(optimizer, ratio, course)
         strategy = self.model.distribute_strategy
@@ -175,9 +189,10 @@ class LearningRateScaling(keras.callbacks.Callback):
 
         Returns:
             "base_rate" (float; None before the first `fit`): what a rule that is a
-            function, and `initial`, refer to, whatever the rate is set to later.
+            function, and `initial`, refer to, whatever the rate is set to later; and
+            the steps "made" before this `fit`.
         """
-        return {"base_rate": self._base_rate}
+        return {"base_rate": self._base_rate, "made": self._made}
 
     def set_state(self, states: Sequence[dict[str, Any]]) -> None:
         """Goes on from the states of all processes; call it before `fit`.
@@ -186,7 +201,8 @@ class LearningRateScaling(keras.callbacks.Callback):
             states: What `get_state` returned on all processes, in order of rank; the
                 same list on every process.
         """
-        self._base_rate = states[0]["base_rate"]
+        self._base_rate, self._made = states[0]["base_rate"], states[0]["made"]
+        self._resumed = True
 
     def _optimizer(self) -> Any:
         """Returns the optimizer whose rate is to be scaled, or says what is wrong."""
@@ -202,19 +218,9 @@ class LearningRateScaling(keras.callbacks.Callback):
             )
         optimizer = keras_names.innermost(given)
         keras_names.require(optimizer, keras_names.RATE)
-        source = keras_names.rate_of(optimizer)
-        if isinstance(source, ScaledRate):
-            raise ValueError(
-                explain(
-                    "The learning rate of one fit can be scaled only once",
-                    received="two LearningRateScaling callbacks",
-                    expected="one",
-                    hint="Remove one of them from `callbacks`.",
-                )
-            )
         return optimizer
 
-    def _ratio(self, fit: fits.Fit | None) -> float:
+    def _ratio(self, fit: fits.Call | None) -> float:
         if self.reference_batch_size is None:
             return 1.0
         size = self.batch_size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
 
 import keras
 
@@ -11,14 +12,15 @@ from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.local_steps import OuterSteps, OwnGradients
-from tfdist.gradients.method import Method
+from tfdist.gradients.method import PLAIN
 from tfdist.strategies import synchronize
 from tfdist.strategies.steps import replica_statistics
 
 from .arguments import checked_integer, require_own_strategy
+from .place import Placed
 
 
-class LocalSGD(keras.callbacks.Callback):
+class LocalSGD(Placed):
     """Lets each replica train on its own, and averages the weights periodically.
 
     Use it on links so slow that even compressed gradients in every step cost too
@@ -45,8 +47,8 @@ class LocalSGD(keras.callbacks.Callback):
             used. None: the mean.
 
     Raises:
-        ValueError: A wrong argument, two LocalSGD in one fit, one that comes after
-            GradientCompression, or an optimizer with `use_ema`.
+        ValueError: A wrong argument, a wrong place in the list, or an optimizer with
+            `use_ema`.
         TfdistError: The ranks were given different arguments.
 
     References:
@@ -58,6 +60,10 @@ class LocalSGD(keras.callbacks.Callback):
         >>> nesterov = keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)
         >>> model.fit(dataset, callbacks=[tfdist.callbacks.LocalSGD(50, nesterov)])
     """
+
+    precedes: ClassVar = {
+        "GradientCompression": "LocalSGD changes what GradientCompression works on"
+    }
 
     def __init__(
         self,
@@ -81,6 +87,7 @@ class LocalSGD(keras.callbacks.Callback):
         self.outer_optimizer = outer_optimizer
         self._outer: OuterSteps | None = None
         self._trained: keras.Model | None = None
+        self._restored: dict[str, Any] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Makes the replicas' steps their own, from common weights on."""
@@ -92,20 +99,18 @@ class LocalSGD(keras.callbacks.Callback):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
-        method = path.method.claimed(
-            "LocalSGD",
-            before=("GradientCompression",),
-            without=("GradientNoiseScale",),
-        )
         self._refuse_moving_average()
         strategy.start_from_first(self.model)
         if self._outer is None or self._trained is not self.model:
             self._outer = self._outer_steps(path)
             self._trained = self.model
         outer = self._outer
-        outer.path.method = Method()
+        if self._restored is not None:
+            outer.assign(self._restored)
+            self._restored = None
+        outer.path.method = PLAIN
         path.method = dataclasses.replace(
-            method,
+            path.method,
             reduction=OwnGradients(),
             after_step=outer.after_step,
             settle=lambda: synchronize.run_often(
@@ -127,6 +132,28 @@ class LocalSGD(keras.callbacks.Callback):
         """Undoes `get_config`."""
         outer = keras.optimizers.deserialize(dict(config["outer_optimizer"]))
         return cls(config["sync_every"], outer)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what has to be remembered beside each replica's weights.
+
+        Returns:
+            "variables" (the common weights that the replicas have started from, and the
+            outer optimizer's variables; None before the first `fit`) and the steps
+            "since" then. Equal on all processes.
+        """
+        if self._restored is not None:
+            return self._restored
+        return _NOTHING if self._outer is None else self._outer.state()
+
+    def set_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on from the states of all processes; call it before `fit`.
+
+        Args:
+            states: What `get_state` returned on all processes, in order of rank; the
+                same list on every process.
+        """
+        known = states[0]["variables"] is not None
+        self._restored = dict(states[0]) if known else None
 
     def _outer_steps(self, path: GradientPath) -> OuterSteps:
         kind = type(self.outer_optimizer)
@@ -150,3 +177,6 @@ class LocalSGD(keras.callbacks.Callback):
                     hint="Leave use_ema out; averaging over replicas smooths, too.",
                 )
             )
+
+
+_NOTHING: dict[str, Any] = {"variables": None, "since": 0}

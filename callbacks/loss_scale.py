@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,26 +18,6 @@ from .scaled_rate import steps_made
 _logger = logging.getLogger("tfdist")
 _NEVER = 2**31 - 1  # steps to the next growth: the counter has 32 bits
 SKIPPED_TOO_OFTEN = 0.2  # of an epoch's steps
-
-
-def checked_scale(name: str, value: Any) -> float:
-    """Returns a scale of the loss as a float.
-
-    Raises:
-        ValueError: It is not a finite number from 1 on.
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 1 <= value < float("inf"):
-        return float(value)
-    raise ValueError(
-        explain(
-            f"Wrong {name}",
-            received=repr(value),
-            expected="a number >= 1"
-            + (', or "dynamic"' if name == "loss_scale" else ""),
-            hint=f"Leave {name} out; or pass a power of two such as 1024.0.",
-        )
-    )
 
 
 def refuse_double(optimizer: Any, *, scaling: bool) -> None:
@@ -172,6 +153,15 @@ class Skipped:
         """Starts an epoch."""
         self._before, self._steps = _finite_steps(optimizer), 0
 
+    def resume_epoch(self, state: Sequence[int]) -> None:
+        """Goes on in the middle of an epoch, from its `state` there."""
+        self._before, self._steps = state
+
+    @property
+    def state(self) -> list[int]:
+        """Iterations before this epoch, and its batches so far; 0 between epochs."""
+        return [self._before, self._steps]
+
     def made(self, steps: int) -> None:
         """Notes how many batches of the epoch have been taken."""
         self._steps = steps
@@ -180,7 +170,8 @@ class Skipped:
         """Returns the epoch's skipped and taken batches, and adds the former."""
         skipped = self._steps - (_finite_steps(optimizer) - self._before)
         self.total += skipped
-        return skipped, self._steps
+        steps, self._steps = self._steps, 0
+        return skipped, steps
 
 
 def _finite_steps(optimizer: Any) -> int:

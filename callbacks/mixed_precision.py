@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
 from tfdist import cluster
 from tfdist.errors import explain
-from tfdist.strategies import fits
 from tfdist.strategies.training import KerasTraining
 
 from . import layer_policies
-from .arguments import checked_integer, require_own_strategy
+from .arguments import checked_integer, checked_number, require_own_strategy
 from .emulation import say_if_emulated
-from .loss_scale import Advice, Scale, Skipped, checked_scale, refuse_double, wrapped
+from .loss_scale import Advice, Scale, Skipped, refuse_double, wrapped
+from .place import Placed, adds_to_logs
 from .precision_plan import refuse_unreachable, stage_at, stages_of, written
 
 _logger = logging.getLogger("tfdist")
-_in_force: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_RESTORES = "What restores an optimizer has to meet the one that trains"
 
 Policies = list[tuple[Any, keras.DTypePolicy]]
 
 
-class MixedPrecision(keras.callbacks.Callback):
+class MixedPrecision(Placed):
     """Computes in 16 bits, keeps the weights in 32, and scales the loss for float16.
 
     Use it where 16 bits are faster, which is on GPUs and TPUs and on processors with
@@ -68,7 +67,7 @@ class MixedPrecision(keras.callbacks.Callback):
 
     Raises:
         ValueError: An unknown policy, layer or loss scale; a layer that refuses its
-            policy; an optimizer with two loss scales; two of these callbacks.
+            policy; an optimizer with two loss scales; a wrong place in the list.
         TfdistError: The ranks were given different arguments or layers.
 
     References:
@@ -78,6 +77,15 @@ class MixedPrecision(keras.callbacks.Callback):
         >>> precision = tfdist.callbacks.MixedPrecision("mixed_bfloat16")
         >>> model.fit(dataset, epochs=10, callbacks=[precision])
     """
+
+    precedes: ClassVar = {
+        "BackupAndRestore": _RESTORES,
+        **adds_to_logs("MixedPrecision"),
+    }
+    instead_of_two: ClassVar = (
+        "Leave one of them out; several policies, one after the other, are one list "
+        "of (policy, start)."
+    )
 
     def __init__(
         self,
@@ -93,8 +101,10 @@ class MixedPrecision(keras.callbacks.Callback):
         self.keep_float32 = _checked_names(keep_float32)
         self.loss_scale = loss_scale
         if loss_scale != "dynamic":
-            self.loss_scale = checked_scale("loss_scale", loss_scale)
-        self.initial_scale = checked_scale("initial_scale", initial_scale)
+            self.loss_scale = checked_number(
+                "loss_scale", loss_scale, least=1, otherwise='"dynamic"'
+            )
+        self.initial_scale = checked_number("initial_scale", initial_scale, least=1)
         self.growth_steps = checked_integer("growth_steps", growth_steps, least=1)
         self._policies: list[Policies] = []  # of each stage
         self._stage = -1
@@ -103,14 +113,12 @@ class MixedPrecision(keras.callbacks.Callback):
         self._skipped = Skipped()
         self._advice = Advice()
         self._restored: dict[str, Any] | None = None
-        fits.install()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything, and puts the loss scale around the optimizer."""
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
             require_own_strategy("MixedPrecision", strategy)
-        self._refuse_second()
         self._policies = [
             layer_policies.policies_of(self.model, stage.policy, self.keep_float32)
             for stage in self.stages
@@ -120,10 +128,6 @@ class MixedPrecision(keras.callbacks.Callback):
         refuse_unreachable(self.stages, self.params)
         if isinstance(strategy, KerasTraining):
             strategy.agree("mixed precision", self._details())
-        _in_force[self.model] = self
-        fit = fits.running(self.model)
-        if fit is not None:
-            fit.ending.callback(_in_force.pop, self.model, None)
         self._say_what_is_unknown(halves)
         say_if_emulated(halves)
         self._scale = None
@@ -140,9 +144,9 @@ class MixedPrecision(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts to count, and the stage that begins here."""
         self._epoch = epoch
-        self._enter(epoch, 0)
-        self._restore()
         self._skipped.begin_epoch(self.model.optimizer)
+        if not self._go_on():
+            self._enter(epoch, 0)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Starts the next stage when it is time."""
@@ -155,16 +159,13 @@ class MixedPrecision(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Logs the scale and what was skipped, and warns if that is too much."""
         if self._scale is None:
+            self._skipped.made(0)
             return
         skipped, steps = self._skipped.end_epoch(self.model.optimizer)
         scale = self._scale.value
         if logs is not None:
             logs.update(loss_scale=scale, skipped_steps=skipped)
         self._advice.consider(skipped, steps, scale, held=self._holds())
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Lets another callback take over."""
-        _in_force.pop(self.model, None)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data."""
@@ -186,17 +187,19 @@ class MixedPrecision(keras.callbacks.Callback):
 
         Returns:
             "loss_scale" and "counter" (steps since it changed; both None without
-            float16), which are also in the optimizer's variables, and
-            "skipped_steps" of all epochs. Stages follow from the epoch.
+            float16), which are also in the optimizer's variables, "skipped_steps" of
+            all epochs before, "stage" (in force; -1 before the first), and "epoch" (how
+            far that is).
         """
         if self._restored is not None:
             return self._restored
-        if self._scale is None:
-            return dict(_NOTHING)
+        scale = self._scale
         return {
-            "loss_scale": self._scale.value,
-            "counter": self._scale.counter,
+            "loss_scale": None if scale is None else scale.value,
+            "counter": None if scale is None else scale.counter,
             "skipped_steps": self._skipped.total,
+            "stage": self._stage,
+            "epoch": self._skipped.state,
         }
 
     def set_state(self, states: Sequence[dict[str, Any]]) -> None:
@@ -211,7 +214,9 @@ class MixedPrecision(keras.callbacks.Callback):
 
     def _enter(self, epoch: int, step: int) -> None:
         """Puts the stage of a step into force; the next step is traced anew."""
-        stage = stage_at(self.stages, epoch, step, self.params)
+        self._enter_stage(stage_at(self.stages, epoch, step, self.params))
+
+    def _enter_stage(self, stage: int) -> None:
         if stage == self._stage:
             return
         self._stage = stage
@@ -228,13 +233,20 @@ class MixedPrecision(keras.callbacks.Callback):
             # Made again, with the new policies, when they are needed.
             self.model.test_function = self.model.predict_function = None
 
-    def _restore(self) -> None:
-        if self._restored is None:
-            return
-        value = self._restored["loss_scale"]
-        if value is not None and self._scale is not None and not self._holds():
-            self._scale.assign(value, self._restored["counter"])
-        self._restored = None
+    def _go_on(self) -> bool:
+        """Returns whether this epoch had begun before: it then goes on in its stage."""
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return False
+        if 0 <= restored["stage"] < len(self.stages):
+            self._enter_stage(restored["stage"])
+            value = restored["loss_scale"]
+            if value is not None and self._scale is not None and not self._holds():
+                self._scale.assign(value, restored["counter"])
+        begun: bool = restored["epoch"][1] > 0
+        if begun:
+            self._skipped.resume_epoch(restored["epoch"])
+        return begun
 
     def _holds(self) -> bool:
         half = layer_policies.half_types(self._policies[self._stage])
@@ -251,18 +263,6 @@ class MixedPrecision(keras.callbacks.Callback):
         for number, policies in enumerate(self._policies):
             details[f"stage {number}"] = layer_policies.summary(policies)
         return details
-
-    def _refuse_second(self) -> None:
-        if _in_force.get(self.model, self) is not self:
-            raise ValueError(
-                explain(
-                    "One fit takes one MixedPrecision",
-                    received="two MixedPrecision callbacks",
-                    expected="one",
-                    hint="Leave one of them out; several policies, one after the "
-                    "other, are one list of (policy, start).",
-                )
-            )
 
     def _refuse_wrong_optimizer(self, halves: set[str]) -> None:
         optimizer = getattr(self.model, "optimizer", None)
@@ -297,9 +297,6 @@ class MixedPrecision(keras.callbacks.Callback):
                 'keep_float32=["auto", "dense_1"]; or [...] without "auto".',
                 type(self.model).__name__,
             )
-
-
-_NOTHING: dict[str, Any] = {"loss_scale": None, "counter": None, "skipped_steps": 0}
 
 
 def _checked_names(names: Any) -> str | list[str]:

@@ -98,7 +98,7 @@ class ScaledRate:
                 )
             )
         self.source.assign(then / factor)
-        if self._corrects and now > 0:
+        if self._corrects and now > 0 and self._optimizer.built:
             for velocity in self._optimizer.momentums:
                 velocity.assign(velocity * (then / now))
 

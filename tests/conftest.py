@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.recovery.failures import FAILURES
+
 LAUNCHER_VARIABLES = ("TF_CONFIG", "HOROVOD_", "OMPI_", "PMI_", "PMIX_", "SLURM_")
 
 
@@ -23,3 +25,12 @@ def no_leaked_environment() -> Iterator[None]:
     yield
     after = _launcher_environment()
     assert after == before, "the test changed the launcher's environment variables"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a report say which failures a test proves; see tests/recovery/table.py."""
+    for item in items:
+        numbers = {n for mark in item.iter_markers("failure") for n in mark.args}
+        if not numbers <= set(FAILURES):
+            raise pytest.UsageError(f"{item.nodeid} proves unknown failures {numbers}")
+        item.user_properties += [("failure", number) for number in sorted(numbers)]

@@ -37,6 +37,7 @@ def parse(
     if fit:
         compressors = tfdist.compression.names()
         parser.add_argument("--compression", choices=compressors, help="of gradients")
+        parser.add_argument("--recover", metavar="DIR", help="where checkpoints are")
     options = parser.parse_args()
     if distributed and options.strategy == "mirrored":
         split_cpu()
@@ -50,6 +51,8 @@ def asked_callbacks(options: argparse.Namespace) -> list[keras.callbacks.Callbac
     callbacks = []
     if options.compression:
         callbacks.append(tfdist.callbacks.GradientCompression(options.compression))
+    if options.recover:
+        callbacks.append(tfdist.callbacks.CheckpointRecovery(options.recover))
     return callbacks
 
 

@@ -4,6 +4,7 @@ python examples/digits/distributed.py
 python examples/digits/distributed.py --strategy mirrored
 horovodrun -np 2 --gloo python examples/digits/distributed.py --compression powersgd
 mpirun -np 2 python examples/digits/distributed.py
+tfdist run -np 2 --max-restarts 5 examples/digits/distributed.py --recover runs/digits
 TF_CONFIG='{"cluster": {"worker": ["localhost:2222", "localhost:2223"]},
     "task": {"type": "worker", "index": 0}}' python examples/digits/distributed.py
     (and the same with index 1)

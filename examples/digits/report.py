@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 
 import keras
@@ -20,8 +22,11 @@ class StepTimer(keras.callbacks.Callback):
 
     @property
     def milliseconds(self) -> float:
-        """Milliseconds per step, without the first epoch if there are others."""
-        epochs = self._seconds[1:] or self._seconds
+        """Milliseconds per step, without the first epoch if there are others.
+
+        Not a number where a recovered training had no epoch left.
+        """
+        epochs = self._seconds[1:] or self._seconds or [math.nan]
         return 1000 * sum(epochs) / len(epochs) / self._steps
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -54,6 +59,7 @@ def show_all(
     identical = replicas_agree(network, strategy)
     if cluster.is_chief():
         print(f"time per step: {milliseconds:.2f} ms")
+        print(f"weights={fingerprint(network)}")
         print(
             f"demo: test_accuracy={accuracy:.4f} "
             f"ranks={strategy.num_replicas_in_sync} "
@@ -62,6 +68,14 @@ def show_all(
         )
     if not identical:
         raise SystemExit(1)
+
+
+def fingerprint(network: keras.Model) -> str:
+    """Returns a hash of all weights: two runs with the same one ended alike."""
+    digest = hashlib.sha256()
+    for weight in network.get_weights():
+        digest.update(weight.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def replicas_agree(network: keras.Model, strategy: tf.distribute.Strategy) -> bool:

@@ -85,6 +85,8 @@ class Host:
         self.namespace = namespace
         self.port = f"to-{name}"  # the switch's end of its cable
         self.first: subprocess.Popen | None = None
+        self.known: dict[str, str] = {}  # what its /etc/hosts says
+        self.bare = False  # see `hosts`
 
 
 class Bed:
@@ -172,6 +174,12 @@ class Bed:
         self.cut(name)
         self._switch_off(self.hosts[name])
 
+    def restore(self, name: str) -> None:
+        """Switch a lost host on again, as after a repair."""
+        host = self.hosts[name]
+        _call("ip", "-n", self.switch, "link", "set", host.port, "up")
+        self.power_on(host)
+
     def limit(self, rate: str | None) -> None:
         """Limit every cable, in both directions, to a rate such as "100mbit"."""
         for host in self.hosts.values():
@@ -200,16 +208,16 @@ class Bed:
         ):
             _call("ip", *words.split())
 
-    def power_on(self, host: Host, addresses: Mapping[str, str], bare: bool) -> None:
+    def power_on(self, host: Host) -> None:
         """Start a host's first process and wait for its sshd."""
         folder = self.folder / host.name
-        folder.mkdir()
-        lines = [f"{address} {name}" for name, address in addresses.items()]
+        folder.mkdir(exist_ok=True)
+        lines = [f"{address} {name}" for name, address in host.known.items()]
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         for name, text in (("sshd_config", SSHD_CONFIG), ("ssh_config", SSH_CONFIG)):
             words = {"address": host.address, "folder": self.folder, "own": folder}
             (folder / name).write_text(text.format(**words))
-        if not bare:
+        if not host.bare:
             with (folder / "sshd_config").open("a") as file:
                 file.write(f"SetEnv PATH={PATH}\n")
         shutil.copy(self.folder / "key.pub", folder / "authorized_keys")
@@ -302,10 +310,11 @@ def hosts(
             if rate is not None:
                 bed.limit(rate)
             for host in bed.hosts.values():
-                known = {one.name: one.address for one in bed.hosts.values()}
+                host.known = {one.name: one.address for one in bed.hosts.values()}
                 if host.name in loopback_names:
-                    known[host.name] = "127.0.1.1"
-                bed.power_on(host, known, bare)
+                    host.known[host.name] = "127.0.1.1"
+                host.bare = bare
+                bed.power_on(host)
             yield bed
         finally:
             bed.close()

@@ -88,13 +88,18 @@ class Run:
         """Fail unless all that was started ends within the time."""
         wait_until(lambda: not self.survivors(), seconds, lambda: self.survivors())
 
-    def wait_for(self, text: str, rank: int) -> None:
-        """Wait until a rank has written a text."""
-        wait_until(lambda: text in self.log(rank), SECONDS, lambda: self.log(rank))
+    def wait_for(self, text: str, rank: int, attempt: int | None = None) -> None:
+        """Wait until a rank has written a text; see `log`."""
+        wait_until(
+            lambda: text in self.log(rank, attempt),
+            SECONDS,
+            lambda: self.log(rank, attempt),
+        )
 
-    def log(self, rank: int) -> str:
-        """Return what a rank has written so far."""
-        path = self.logs / f"rank-{rank}.log"
+    def log(self, rank: int, attempt: int | None = None) -> str:
+        """Return what a rank has written so far, in one of several starts."""
+        folder = self.logs if attempt is None else self.logs / f"attempt-{attempt}"
+        path = folder / f"rank-{rank}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def end(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tfdist.launch import main as main_module
 from tfdist.launch.run import launcher
+from tfdist.launch.run.endings import Ending
 
 
 @pytest.fixture
@@ -57,6 +58,18 @@ def refused(monkeypatch, capsys, tmp_path):
         (["--port", "0", "train.py"], "'0' is no port"),
         (["--port", "70000", "train.py"], "no port"),
         (["--port", "2222", "train.py"], "--port is for multiworker"),
+        (["--max-restarts", "-1", "train.py"], "no whole number from 0 on"),
+        (["--max-preemptions", "inf", "train.py"], "no whole number from 0 on"),
+        (["--backoff", "inf", "train.py"], "no number of seconds"),
+        (["--min-np", "1", "train.py"], "is for restarts, and there are none"),
+        (
+            ["--max-restarts", "1", "--min-np", "0", "train.py"],
+            "--min-np: expected a whole number of at least 1",
+        ),
+        (
+            ["-np", "2", "--max-restarts", "1", "--min-np", "3", "train.py"],
+            "--min-np 3 is more than the 2 replicas",
+        ),
     ],
 )
 def test_it_is_refused(refused, words, problem):
@@ -81,18 +94,50 @@ def test_elastic_horovod_is_refused(refused, monkeypatch):
     assert "CVE-2024-10190" in refused("train.py")
 
 
-def test_what_is_right_is_started(monkeypatch, tmp_path):
-    started = []
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """What would be started, in a folder with a script; each start fails with 5."""
+    starts = []
 
-    def start(plan, others, options):
-        started.append((plan, others, options))
-        return 5
+    def start(plan, others, options, folder, received):
+        starts.append((plan, others, options, folder))
+        return Ending(5, "it failed", "its log", "details")
 
     monkeypatch.setattr(launcher, "launch", start)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").touch()
+    return starts
+
+
+def test_what_is_right_is_started(started):
     words = ["-np", "2", "--strategy", "mirrored", "--grace", "1.5", "train.py"]
     assert main_module.main(["run", *words, "-np", "7", "--dry-run"]) == 5
-    ((plan, others, options),) = started
+    ((plan, others, options, _),) = started
     assert plan.script == ("train.py", "-np", "7", "--dry-run")
     assert (plan.replicas, others, options.grace) == (2, [], 1.5)
+    assert "TFDIST_RESTARTS" not in plan.environment
+
+
+def test_restarts_are_counted_for_the_script(started, capsys):
+    words = ["--max-restarts", "2", "--max-repeats", "0", "--backoff", "0"]
+    assert main_module.main(["run", *words, "--log-dir", "logs", "train.py"]) == 5
+    assert [plan.environment["TFDIST_RESTARTS"] for plan, *_ in started] == list("012")
+    folders = [str(folder) for *_, folder in started]
+    assert folders == ["logs/attempt-0", "logs/attempt-1", "logs/attempt-2"]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "tfdist: it failed (no restart is left after 2); details"
+    )
+
+
+def test_a_dry_run_shows_the_restarts(started, capsys):
+    words = ["-np", "2", "--strategy", "multiworker", "--max-restarts", "4"]
+    words += ["--min-np", "1", "--backoff", "3", "--dry-run", "train.py"]
+    assert main_module.main(["run", *words]) == 0
+    assert not started
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "restarts: 4 after failures, any number after preemptions; at least 1 of "
+        "2 replicas",
+        "before a restart: 3 s, doubled up to 60 s while no step is gained; 600 s for "
+        "hosts to answer",
+        "end: after 3 failures in a row at one step",
+    ]

@@ -98,12 +98,50 @@ def test_a_lost_wrapper_is_blamed_but_not_one_that_said_farewell():
     assert "was lost" in job.verdict.what
 
 
+def pass_time(job: Job, until: float, *heard: int) -> None:
+    """Let the seconds pass in which only some ranks are heard."""
+    for second in range(1, int(until) + 1):
+        for rank in heard:
+            job.receive(rank, {"steps": 1, "expected": True}, float(second))
+        job.tick(float(second))
+
+
 def test_a_silent_host_is_the_cause_of_its_peers_failure():
     job = Told()
-    job.receive(2, {"steps": 1, "expected": True}, 9.0)
+    pass_time(job, 9.0, 0, 2)
     job.receive(0, {"exit": 1, "time": 10.0}, 10.0)
     assert job.verdict.rank == 1 and job.verdict.code == 1
     assert "does not answer" in job.verdict.what
+
+
+def test_a_host_that_stays_silent_is_lost_though_nobody_fails():
+    job = Told(stall_timeout=0.0)
+    pass_time(job, 12.0, 0, 2)
+    assert job.verdict is None
+    pass_time(job, 13.0, 0, 2)
+    assert job.verdict.rank == 1 and "does not answer" in job.verdict.what
+    for rank in (0, 2):
+        job.receive(rank, {"exit": -15, "time": 1.0}, 14.0)
+        assert not job.over
+        job.receive(rank, {"closed": True}, 14.0)
+    assert job.over  # the lost one is not waited for
+
+
+def test_nobody_is_blamed_for_the_launchers_own_pause():
+    job = Told(stall_timeout=0.0)
+    pass_time(job, 3.0, 0, 1, 2)
+    job.receive(0, {"steps": 1, "expected": True}, 100.0)
+    job.tick(100.2)
+    assert job.verdict is None and not job.over
+
+
+def test_the_verdict_knows_the_last_complete_step():
+    job = Told()
+    job.receive(1, {"steps": 7, "expected": True, "reached": 127}, 1.0)
+    job.receive(0, {"steps": 9, "expected": True, "reached": 129}, 1.0)
+    exit_ = {"exit": -9, "time": 1.0, "steps": 8, "expected": True, "reached": 128}
+    job.receive(1, exit_, 2.0)
+    assert job.verdict == Verdict(1, 137, "was ended by SIGKILL", 128)
 
 
 def test_what_follows_an_order_is_nobodys_fault():
@@ -183,6 +221,17 @@ def test_a_silent_wrapper_is_guilty_after_a_while():
     assert job.verdict is None
     job.tick(17.0)
     assert job.verdict.rank == 2 and "does not answer" in job.verdict.what
+
+
+def test_ranks_that_end_when_they_are_asked_are_not_blamed():
+    """The question wakes a stopped rank; if it then ends well, all is well."""
+    job = Told()
+    stand_still(job)
+    for rank in range(3):
+        job.receive(rank, {"exit": 0, "time": 1.0}, 12.0)
+        job.receive(rank, {"closed": True}, 12.0)
+    job.tick(30.0)
+    assert job.verdict is None and job.over
 
 
 def test_where_all_stand_still_all_are_named():

@@ -106,7 +106,7 @@ def test_two_scalings_are_refused_and_leave_no_trace():
     model = falling()
     own = keras.optimizers.SGD.get_config(model.optimizer)
     callbacks = [LearningRateScaling(warmup_epochs=1) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"only once(.|\n)*HINT"):
+    with pytest.raises(ValueError, match=r"two LearningRateScaling(.|\n)*HINT"):
         fit(model, *callbacks)
     assert model.optimizer.get_config() == own
     assert weight(model) == 0.0

@@ -257,7 +257,8 @@ def test_an_overflow_is_skipped_counted_and_explained(caplog):
     assert history["loss_scale"] == [2048.0, 1024.0]
     assert caplog.text.count("1 of 4 steps") == 1
     state = precision.get_state()
-    assert state == {"loss_scale": 1024.0, "counter": 2, "skipped_steps": 2}
+    scale = {"loss_scale": 1024.0, "counter": 2, "skipped_steps": 2}
+    assert scale.items() <= state.items()
     resumed = compiled(keras.Sequential([keras.Input((8,)), layers.Dense(1)]))
     again = MixedPrecision.from_config(precision.get_config())
     again.set_state([json.loads(json.dumps(state))])
@@ -266,7 +267,8 @@ def test_an_overflow_is_skipped_counted_and_explained(caplog):
         callbacks=[again],
     ).history  # fmt: skip
     assert history["loss_scale"] == [1024.0]
-    assert again.get_state() == {"loss_scale": 1024.0, "counter": 6, "skipped_steps": 2}
+    assert scale.items() <= {**again.get_state(), "counter": 2}.items()
+    assert again.get_state()["counter"] == 6
 
 
 def test_a_fixed_scale_stays_where_steps_are_skipped():

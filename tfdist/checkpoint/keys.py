@@ -78,9 +78,7 @@ def metric_variables(model: keras.Model) -> dict[str, Any]:
     }
 
 
-def _walk(
-    layer: Any, place: str, places: dict[int, str]
-) -> Iterator[tuple[str, Any]]:
+def _walk(layer: Any, place: str, places: dict[int, str]) -> Iterator[tuple[str, Any]]:
     """Yields (place, variable) of a layer's own variables, then of its children's."""
     if id(layer) in places:
         return

@@ -1,96 +1,55 @@
-"""States of any shape, as JSON and named arrays.
-
-Callbacks remember numbers, words, lists, dicts and arrays. JSON holds all but the
-arrays, and numbers that JSON has no word for; an entry of one key, which begins with a
-dollar sign, stands for what it cannot.
-"""
+"""Plain data: what JSON can hold, checked when it goes in and when it comes back."""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from tfdist.checkpoint.errors import DamagedError
 from tfdist.errors import explain
 
-_ARRAY, _FLOAT, _TUPLE, _DICT = "$array", "$float", "$tuple", "$dict"
 
+def plain_copy(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Returns a copy of plain data as a manifest will give it back: tuples as lists.
 
-def split(state: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """Returns a state as plain JSON, and moves its arrays into a dict.
-
-    Args:
-        state: None, bools, numbers, strings, lists, tuples, dicts, NumPy's arrays and
-            scalars, nested.
-        name: Under which the arrays are put, with the way to them in the state.
-        arrays: Gets the arrays, which are not copied.
+    Numbers are exact. Infinities and NaN, such as the best value of a metric before the
+    first epoch, stand in the file as Python writes them: `Infinity`, `NaN`.
 
     Raises:
-        TypeError: Something else is in it.
-
-    Example:
-        >>> arrays = {}
-        >>> split({"wait": 2, "best": [np.ones(3)]}, "stop", arrays)
-        {'$dict': [['wait', 2], ['best', [{'$array': 'stop/best/0'}]]]}
+        ValueError: There is something in it that JSON has not.
     """
-    if state is None or isinstance(state, bool | int | str):
-        return state
-    if isinstance(state, np.ndarray | np.generic):
-        arrays[name] = np.asarray(state)
-        return {_ARRAY: name}
-    if isinstance(state, float):
-        return state if math.isfinite(state) else {_FLOAT: repr(state)}
-    if isinstance(state, list | tuple):
-        parts = [
-            split(value, f"{name}/{number}", arrays)
-            for number, value in enumerate(state)
-        ]
-        return {_TUPLE: parts} if isinstance(state, tuple) else parts
-    if isinstance(state, Mapping) and all(isinstance(key, str) for key in state):
-        # The order of a dict's keys is kept: JSON as a whole may be sorted.
-        return {
-            _DICT: [[key, split(state[key], f"{name}/{key}", arrays)] for key in state]
-        }
-    raise TypeError(
-        explain(
-            f"The state of {name} cannot be saved",
-            received=f"a {type(state).__name__}",
-            expected="numbers, strings, None, lists, dicts with strings as keys, and "
-            "NumPy arrays",
-            hint="Return only such from get_state().",
-        )
-    )
-
-
-def join(plain: Any, arrays: Mapping[str, Any]) -> Any:
-    """Undoes `split`.
-
-    Raises:
-        ValueError: It is not what `split` makes.
-    """
-    if isinstance(plain, list):
-        return [join(value, arrays) for value in plain]
-    if not isinstance(plain, dict):
-        return plain
     try:
-        ((kind, value),) = plain.items()
-        return _READERS[kind](value, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+        return dict(json.loads(json.dumps(dict(value)), object_pairs_hook=_unique_keys))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             explain(
-                "A saved state cannot be read",
-                received=repr(plain)[:80],
-                expected="what tfdist has written",
-                hint="Start again in another directory.",
+                f"The {what} cannot be written as JSON",
+                received=str(error),
+                expected="dicts with strings as keys, lists, strings, numbers, None",
+                hint="Hand arrays in as arrays, NumPy's numbers as int(x) or float(x).",
             )
         ) from error
 
 
-_READERS: dict[str, Any] = {
-    _ARRAY: lambda name, arrays: np.array(arrays[name]),
-    _FLOAT: lambda word, _: float(word),
-    _TUPLE: lambda parts, arrays: tuple(join(part, arrays) for part in parts),
-    _DICT: lambda pairs, arrays: {key: join(value, arrays) for key, value in pairs},
-}
+def decode_json(data: bytes, path: str) -> dict[str, Any]:
+    """Returns a JSON object in a file; `path` is for messages.
+
+    Raises:
+        DamagedError: It is none, or a key comes twice.
+    """
+    try:
+        fields = json.loads(data, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is no readable JSON") from error
+    if not isinstance(fields, dict):
+        raise DamagedError(f"{path} is no JSON object")
+    return fields
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of a key that comes twice, two readers could see two values.
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key comes twice")
+    return fields

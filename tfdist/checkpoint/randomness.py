@@ -2,8 +2,8 @@
 
 Python's, NumPy's legacy one, TensorFlow's seeds for eager operations, its global
 generator, and the one from which Keras draws where no seed is given. A stateful random
-operation inside a `tf.function` (`tf.random.normal`, unlike `keras.random.normal`) keeps
-its state to itself: it begins anew in a new process, whatever is done here.
+operation inside a `tf.function` (`tf.random.normal`, unlike `keras.random.normal`)
+keeps its state to itself: it begins anew in a new process, whatever is done here.
 """
 
 from __future__ import annotations

@@ -52,22 +52,33 @@ class Snapshot:
             or place.startswith(replicas.ACCUMULATOR)
         }
 
-    def capture(self, *, metrics: bool) -> tuple[Arrays, Arrays]:
+    def capture(self, *, metrics: bool, common: bool) -> tuple[Arrays, Arrays]:
         """Returns (what is equal on all replicas, what is this process's own).
 
         The arrays may share the variables' memory; copy them before the next step.
 
         Args:
             metrics: Whether metrics matter: in the middle of an epoch.
+            common: Whether to read what is equal on all replicas.
         """
-        common, own = {}, {}
+        shared: Arrays = {}
+        own: Arrays = {}
         for place, variable in self._all(metrics):
             copies = replicas.copies_of(variable)
             if place in self._own or place in self._metrics:
                 own[place] = np.stack([replicas.read(copy) for copy in copies])
-            else:
-                common[place] = replicas.read(copies[0])
-        return common, own
+            elif common:
+                shared[place] = replicas.read(copies[0])
+        return shared, own
+
+    def own_metrics(self) -> Arrays:
+        """Returns the metrics of this process's replicas; copies."""
+        return {
+            place: np.stack(
+                [replicas.read(copy) for copy in replicas.copies_of(metric)]
+            )
+            for place, metric in self._metrics.items()
+        }
 
     def differences(
         self, common: Mapping[str, Any], own: Mapping[str, Any], *, metrics: bool
@@ -82,13 +93,7 @@ class Snapshot:
         saved = {place: (array.shape, array.dtype) for place, array in common.items()}
         for place, array in own.items():
             saved[place] = (array.shape[1:], array.dtype)
-        present = {
-            place: (
-                tuple(variable.shape),
-                np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype),
-            )
-            for place, variable in self._all(metrics)
-        }
+        present = {place: _facts(variable) for place, variable in self._all(metrics)}
         lines = [
             f"{place}: {_words(saved[place])} in the checkpoint, "
             f"{_words(present[place])} in the model"
@@ -96,8 +101,23 @@ class Snapshot:
             if place in saved and saved[place] != present[place]
         ]
         lines += [f"{place}: only in the model" for place in present.keys() - saved]
-        lines += [f"{place}: only in the checkpoint" for place in saved.keys() - present]
+        lines += [
+            f"{place}: only in the checkpoint" for place in saved.keys() - present
+        ]
         return sorted(lines)
+
+    def fits(self, place: str, array: np.ndarray[Any, Any]) -> bool:
+        """Returns whether a variable is there, of an array's shape and dtype."""
+        variable = self._variables.get(place)
+        return variable is not None and _facts(variable) == (array.shape, array.dtype)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all variables."""
+        return sum(
+            int(np.prod(shape)) * dtype.itemsize
+            for shape, dtype in map(_facts, self._variables.values())
+        )
 
     def assign(
         self,
@@ -135,19 +155,15 @@ class Snapshot:
             yield from self._metrics.items()
 
 
-def are_finite(arrays: Mapping[str, Any]) -> bool:
-    """Returns whether no array holds an infinity or NaN."""
-    return all(
-        bool(tf.reduce_all(tf.math.is_finite(array)))
-        for array in arrays.values()
-        if tf.as_dtype(array.dtype).is_floating
-    )
-
-
 def _chain(optimizer: Any) -> Iterator[Any]:
     while optimizer is not None:
         yield optimizer
         optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def _facts(variable: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    dtype = tf.as_dtype(variable.dtype).as_numpy_dtype
+    return tuple(variable.shape), np.dtype(dtype)
 
 
 def _words(facts: tuple[Any, Any]) -> str:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfdist.errors import TfdistError, explain
 from tfdist.gradients import keras_names
 from tfdist.gradients.collectives import all_true
-from tfdist.gradients.method import Method
+from tfdist.gradients.method import PLAIN, Method
 from tfdist.gradients.reduction import Gradients, Kind, kinds_of
 
 _MARK = "_tfdist_gradient_path"
@@ -101,8 +101,8 @@ def plain_afterwards(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         path = path_of(model.optimizer)
-        if path is not None and path.method.claims:
-            path.method = Method()
+        if path is not None and path.method is not PLAIN:
+            path.method = PLAIN
             model.train_function = None  # traced with the other one
 
 
@@ -123,7 +123,7 @@ class GradientPath:
     def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
         self.number = next(self._numbers)
         self.optimizer = optimizer
-        self.method = Method()
+        self.method: Method = PLAIN
         self.kinds: tuple[Kind, ...] | None = None
         self.steps_per_update: int = base.gradient_accumulation_steps or 1
         self._model = weakref.ref(model) if model is not None else None

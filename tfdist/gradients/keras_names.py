@@ -78,6 +78,22 @@ def rate_of(optimizer: Any) -> Any:
     return innermost(optimizer)._learning_rate
 
 
+def variables_of(optimizer: Any) -> list[Any]:
+    """Returns an optimizer's variables, also of Horovod's own optimizers.
+
+    Those of horovod 0.28.1 call what is a property in Keras 3 (since horovod#3907).
+    """
+    try:
+        return list(optimizer.variables)
+    except TypeError:
+        return list(keras.optimizers.Optimizer.variables.fget(optimizer))
+
+
+def accumulators_of(optimizer: Any) -> list[Any]:
+    """Returns what an optimizer has summed since its last update; often nothing."""
+    return list(getattr(innermost(optimizer), "_accumulated_gradients", ()))
+
+
 def keras_mask(tensor: Any) -> Any:
     """Returns the mask that a layer attached to its output, or None."""
     return getattr(tensor, "_keras_mask", None)
@@ -115,7 +131,9 @@ def global_seed_generator(create: bool = False) -> Any:
     """
     if create:
         return seed_generator.global_seed_generator()
-    return global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    # Keras 3.8 has no name for the name.
+    name = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")
+    return global_state.get_global_attribute(name)
 
 
 def made_untrainable(layer: Any) -> list[Any]:

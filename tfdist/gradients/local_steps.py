@@ -82,6 +82,29 @@ class OuterSteps:
         """What is equal on all replicas between two outer steps."""
         return [*self._outer_weights, *self._outer.variables]
 
+    def state(self) -> dict[str, Any]:
+        """Returns what has to be remembered; equal on all processes.
+
+        Returns:
+            "variables" (arrays, in order) and the steps "since" the last outer one.
+        """
+        return {
+            "variables": [variable.numpy() for variable in self.variables],
+            "since": int(self._copies_of_since()[0]),
+        }
+
+    def assign(self, state: dict[str, Any]) -> None:
+        """Undoes `state`."""
+        for variable, value in zip(self.variables, state["variables"], strict=True):
+            variable.assign(value)
+        for copy in self._copies_of_since():
+            copy.assign(state["since"])
+
+    def _copies_of_since(self) -> Sequence[Any]:
+        strategy = self.path.strategy
+        copies: Sequence[Any] = strategy.experimental_local_results(self._since)
+        return copies
+
     def after_step(self) -> None:
         """Counts a step, and makes the outer one when it is due; on every replica."""
         self._since.assign(self._since.read_value() + 1)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tfdist.errors import explain
 from tfdist.gradients.reduction import PlainSum, Reduction
 
 if TYPE_CHECKING:
@@ -28,60 +27,12 @@ class Method:
             all processes alike.
         outer: Where an outer optimizer applies what replicas have learned on their
             own: its path. It then carries what is exchanged.
-        claims: The callbacks that have replaced, or will replace, something.
     """
 
     reduction: Reduction = dataclasses.field(default_factory=PlainSum)
     after_step: Callable[[], None] = _nothing
     settle: Callable[[], None] = _nothing
     outer: GradientPath | None = None
-    claims: tuple[str, ...] = ()
 
-    def claimed(
-        self,
-        name: str,
-        *,
-        before: tuple[str, ...] = (),
-        without: tuple[str, ...] = (),
-    ) -> Method:
-        """Returns the same method with one more claim.
 
-        Args:
-            name: The callback's name.
-            before: The callbacks that it has to precede in the list.
-            without: The callbacks that it excludes.
-
-        Raises:
-            ValueError: It has a claim already, comes after one of `before`, or
-                together with one of `without`.
-        """
-        if name in self.claims:
-            raise ValueError(
-                explain(
-                    f"One fit takes one {name}",
-                    received=f"two {name} callbacks",
-                    expected="one",
-                    hint="Leave one of them out.",
-                )
-            )
-        for late in before:
-            if late in self.claims:
-                raise ValueError(
-                    explain(
-                        f"{name} changes what {late} works on",
-                        received=f"{late} before {name}",
-                        expected=f"{name} first",
-                        hint=f"callbacks=[{name}(...), {late}(...)]",
-                    )
-                )
-        for other in without:
-            if other in self.claims:
-                raise ValueError(
-                    explain(
-                        f"{other} and {name} exclude each other",
-                        received="both in one fit",
-                        expected="one of them: the noise is measured in plain sums",
-                        hint=f"Leave {other} or {name} out.",
-                    )
-                )
-        return dataclasses.replace(self, claims=(*self.claims, name))
+PLAIN = Method()

@@ -40,6 +40,16 @@ class Kind(NamedTuple):
         return cls(path, tuple(shape), tf.as_dtype(dtype), sparse)
 
 
+def plain_kinds(kinds: Sequence[Kind] | None) -> list[Any] | None:
+    """Returns what JSON can hold; None stays None."""
+    return None if kinds is None else [kind.as_plain_data() for kind in kinds]
+
+
+def kinds_from_plain(data: Sequence[Any] | None) -> tuple[Kind, ...] | None:
+    """Undoes `plain_kinds`."""
+    return None if data is None else tuple(map(Kind.from_plain_data, data))
+
+
 class Reduced(NamedTuple):
     """The gradients to update with, equal on all replicas."""
 

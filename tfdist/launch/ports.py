@@ -47,6 +47,8 @@ def free_ports(count: int, first: int | None = None) -> list[int]:
 def port_is_free(port: int) -> bool:
     """Returns whether a server could listen at a port, on all addresses."""
     with socket.socket() as probe:
+        # As servers do: connections of one that has ended are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfdist.errors import explain
+from tfdist.arguments import checked_number
 
 _EXCLUDED = ("bias", "gamma", "beta")  # Keras's names in all its layers
 
@@ -64,9 +63,9 @@ class LARS(keras.optimizers.SGD):
         **options: Any,
     ) -> None:
         super().__init__(learning_rate, momentum, nesterov, **options)
-        self.decay = _checked("weight_decay", weight_decay, weight_decay >= 0)
-        self.trust_coefficient = _checked(
-            "trust_coefficient", trust_coefficient, trust_coefficient > 0
+        self.decay = checked_number("weight_decay", weight_decay)
+        self.trust_coefficient = checked_number(
+            "trust_coefficient", trust_coefficient, above=0.0
         )
         self.exclude = tuple(exclude)
         self._adapted: list[bool] = []
@@ -104,16 +103,3 @@ class LARS(keras.optimizers.SGD):
         divisor = tf.where(usual, slope + self.decay * size, 1.0)
         part = tf.where(usual, self.trust_coefficient * size / divisor, 1.0)
         return part * (gradient + self.decay * weights)
-
-
-def _checked(name: str, value: float, is_right: bool) -> float:
-    if is_right and math.isfinite(value):
-        return float(value)
-    raise ValueError(
-        explain(
-            f"Wrong {name} of LARS",
-            received=repr(value),
-            expected="a positive number, or 0 for the weight decay",
-            hint=f"Leave {name} out to get its default.",
-        )
-    )

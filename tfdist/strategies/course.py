@@ -49,7 +49,7 @@ class Course:
         fit: The call of `fit`, before its first epoch.
     """
 
-    def __init__(self, fit: fits.Fit) -> None:
+    def __init__(self, fit: fits.Call) -> None:
         self._model = fit.model
         self._loop = fit.loops[0]
         keras_names.require(self._model, keras_names.RESUME)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfdist import cluster
+from tfdist.strategies import fits
 
 
 def default_strategy() -> tf.distribute.Strategy:
@@ -13,4 +14,5 @@ def default_strategy() -> tf.distribute.Strategy:
     A script written for several devices then runs unchanged on one.
     """
     cluster.install(cluster.Member())
+    fits.install()  # before a script takes hold of `model.fit`
     return tf.distribute.get_strategy()

@@ -9,10 +9,8 @@ these public methods of `keras.Model`. Models under other strategies are untouch
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -24,7 +22,7 @@ from tfdist.errors import explain
 from tfdist.gradients import keras_names, losses
 from tfdist.gradients.attach import plain_afterwards
 from tfdist.strategies import arguments as describe
-from tfdist.strategies import chief_files, epochs, order
+from tfdist.strategies import chief_files, epochs, fits, order
 from tfdist.strategies.steps import replaced, replica_draws
 from tfdist.strategies.training import KerasTraining, Phase, refuse_jit
 
@@ -45,7 +43,7 @@ def install(strategy: KerasTraining) -> None:
     if _wrapped:
         return
     for name in (*_WHOLE, *_BATCH):
-        setattr(keras.Model, name, _entered(getattr(keras.Model, name), name))
+        fits.wrap(name, _entered)
     chief_files.install()
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
@@ -65,36 +63,29 @@ def _count_batches() -> None:
         setattr(keras.callbacks.CallbackList, hook, progress.counted(method, watched))
 
 
-def _entered(method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    signature = inspect.signature(method)
-
-    @functools.wraps(method)
-    def call(model: Any, *args: Any, **kwargs: Any) -> Any:
-        strategy = model.distribute_strategy
-        if not isinstance(strategy, KerasTraining):
-            _refuse_outside(model)
-            return method(model, *args, **kwargs)
-        arguments = signature.bind(model, *args, **kwargs).arguments
-        refuse_jit(model)
-        equal, details = False, None
-        if name in _WHOLE:
-            details = describe.details(arguments)
-            replicas = strategy.num_replicas_in_sync
-            equal = describe.batches_are_equal(arguments, replicas)
-        phase = Phase(name, model, equal)
-        with (
-            strategy._phase(phase, details),
-            progress.phase(single_step=name in _BATCH),
-            contextlib.ExitStack() as stack,
-        ):
-            for prepared in _preparations(strategy, model, name):
-                stack.enter_context(prepared)
-            result = method(model, *args, **kwargs)
-        if name == "fit" and result.epoch and not result.history:
-            describe.refuse_empty("a dataset whose length was not known")
-        return result
-
-    return call
+@contextlib.contextmanager
+def _entered(call: fits.Call) -> Iterator[None]:
+    model, strategy = call.model, call.model.distribute_strategy
+    if not isinstance(strategy, KerasTraining):
+        _refuse_outside(model)
+        yield
+        return
+    refuse_jit(model)
+    equal, details = False, None
+    if call.name in _WHOLE:
+        details = describe.details(call.arguments)
+        replicas = strategy.num_replicas_in_sync
+        equal = describe.batches_are_equal(call.arguments, replicas)
+    with (
+        strategy._phase(Phase(call.name, model, equal), details),
+        progress.phase(single_step=call.name in _BATCH),
+        contextlib.ExitStack() as stack,
+    ):
+        for prepared in _preparations(strategy, model, call.name):
+            stack.enter_context(prepared)
+        yield
+    if call.name == "fit" and model.history.epoch and not model.history.history:
+        describe.refuse_empty("a dataset whose length was not known")
 
 
 def _preparations(strategy: Any, model: Any, name: str) -> Iterator[Any]:
@@ -117,13 +108,27 @@ def _building_from_shapes(strategy: Any, model: Any) -> Any:
     keras_names.require(model, keras_names.BUILD)
 
     def build(iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is not None:
-            spec = iterator.data_adapter.get_tf_dataset().element_spec
-            data_batch = tf.nest.map_structure(_of_one_replica, spec)
-        with strategy.scope():
-            model._symbolic_build(data_batch=data_batch)
+        if iterator is None:
+            with strategy.scope():
+                model._symbolic_build(data_batch=data_batch)
+        else:
+            build_from_shapes(model, iterator)
 
     return replaced(model, "_maybe_symbolic_build", build)
+
+
+def build_from_shapes(model: Any, loop: Any) -> None:
+    """Makes the variables of a model, its metrics and its optimizer, as far as missing.
+
+    Args:
+        model: A compiled model.
+        loop: Keras's, over the batches of a `fit` or `evaluate`.
+    """
+    keras_names.require(model, keras_names.BUILD)
+    spec = loop.data_adapter.get_tf_dataset().element_spec
+    batch = tf.nest.map_structure(_of_one_replica, spec)
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=batch)
 
 
 def _of_one_replica(spec: Any) -> Any:

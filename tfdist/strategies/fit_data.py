@@ -38,7 +38,7 @@ class FitData:
         loop: Keras's loop over the training data.
     """
 
-    def __init__(self, fit: fits.Fit, loop: Any) -> None:
+    def __init__(self, fit: fits.Call, loop: Any) -> None:
         self._strategy = fit.model.distribute_strategy
         self._loop = loop
         adapter = loop.data_adapter

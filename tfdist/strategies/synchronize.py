@@ -14,30 +14,28 @@ import tensorflow as tf
 
 from tfdist.gradients import lanes
 from tfdist.gradients.collectives import replicas, sum_tensors
+from tfdist.strategies.replica import Replica, this_replica
 
 
-def send_from_first(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:
+def send_from_first(
+    strategy: tf.distribute.Strategy,
+    variables: Sequence[Any],
+    here: Callable[[], Replica] = this_replica,
+) -> None:
     """Gives every replica the values of replica 0, bit for bit.
-
-    The values travel as the sum of replica 0's bits and everyone else's zeros: one
-    collective for all dtypes and all strategies.
 
     Args:
         strategy: The strategy under which the variables were created.
         variables: Keras variables with the same shapes and dtypes on all replicas.
+        here: Returns the replica that a function is run by.
     """
 
-    def replica() -> None:
-        context = tf.distribute.get_replica_context()
-        is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        own = [_to_bits(tf.convert_to_tensor(v.value)) for v in variables]
-        bits = [tf.where(is_first, value, tf.zeros_like(value)) for value in own]
-        for variable, total in zip(
-            variables, sum_tensors(bits, lanes.STATE), strict=True
-        ):
-            variable.assign(_from_bits(total, variable.value))
+    def receive() -> None:
+        own = [tf.convert_to_tensor(variable.value) for variable in variables]
+        for variable, value in zip(variables, here().of_first(own), strict=True):
+            variable.assign(value)
 
-    _run(strategy, replica)
+    _run(strategy, receive)
 
 
 def average(strategy: Any, variables: Sequence[Any]) -> None:
@@ -142,21 +140,3 @@ _programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDicti
 
 def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:
     return strategy.experimental_local_results(value)[0]
-
-
-def _to_bits(value: tf.Tensor) -> tf.Tensor:
-    if value.dtype.size >= 4:
-        return tf.bitcast(value, tf.int32)
-    if value.dtype == tf.bool:
-        return tf.cast(value, tf.int32)
-    narrow = tf.uint16 if value.dtype.size == 2 else tf.uint8
-    return tf.cast(tf.bitcast(value, narrow), tf.int32)
-
-
-def _from_bits(bits: tf.Tensor, like: Any) -> tf.Tensor:
-    if like.dtype.size >= 4:
-        return tf.bitcast(bits, like.dtype)
-    if like.dtype == tf.bool:
-        return tf.cast(bits, tf.bool)
-    narrow = tf.uint16 if like.dtype.size == 2 else tf.uint8
-    return tf.bitcast(tf.cast(bits, narrow), like.dtype)

@@ -18,4 +18,5 @@ ORDER = (
     "files",
     "custom_loops",
     "compression",
+    "recovery",
 )

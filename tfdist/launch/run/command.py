@@ -12,12 +12,12 @@ from tfdist.coordination.launch import read_launch
 from tfdist.launch.arguments import parse_hosts, parse_ranks
 from tfdist.launch.errors import CommandError
 from tfdist.launch.horovodrun_config import read_settings
-from tfdist.launch.ports import free_ports
 from tfdist.launch.run import machine as machines
-from tfdist.launch.run import probe, remote
+from tfdist.launch.run import restart_options
 from tfdist.launch.run.describe import describe
 from tfdist.launch.run.hosts import check_hosts
-from tfdist.launch.run.plan import CONTROLLERS, STRATEGIES, Plan, Request, make_plan
+from tfdist.launch.run.plan import CONTROLLERS, STRATEGIES, Request
+from tfdist.launch.run.prepare import sketch
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -27,8 +27,13 @@ Starts a training script under the strategy that fits, or the one asked for; in 
 tfdist.strategy("auto") is that strategy. Rank 0 writes to this terminal, all ranks to
 files. When a rank fails, all are ended (SIGTERM, then SIGKILL after the grace
 period), the end of that rank's log is shown, and its exit code is this command's.
-Ctrl-C reaches every rank once; a second one kills. Other exit codes: 2, nothing was
-started; 75, a rank made no step for --stall-timeout seconds; 128 + N, signal N."""
+Ctrl-C reaches every rank once; a second one kills. With --max-restarts, all ranks are
+started again, and the script goes on from its newest checkpoint (CheckpointRecovery);
+ranks that end with 143 or 138 (SIGTERM, SIGUSR1) have left because they were told to,
+and do not count as failures. A signal to this command ends the job: no restart.
+Other exit codes: 2, nothing was started; 69, too few hosts answered for a restart; 75,
+a rank made no step for --stall-timeout seconds; 76, one step ended the job
+--max-repeats times in a row; 128 + N, signal N."""
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -73,6 +78,7 @@ def add_parser(verbs: Verbs) -> None:
         metavar="P",
         help="multiworker: the first port of every host; default: free ones",
     )
+    restart_options.add_options(parser, _seconds)
     parser.add_argument("--dry-run", action="store_true", help="only print the plan")
     parser.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, help="a module and its arguments"
@@ -94,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_log_dir(arguments.log_dir)
     hosts = () if arguments.hosts is None else parse_hosts(arguments.hosts)
     check_hosts(hosts)
+    restarts = restart_options.read(arguments)
     request = Request(
         script=script,
         processes=None if arguments.np is None else parse_ranks(arguments.np, "-np"),
@@ -103,22 +110,26 @@ def run(arguments: argparse.Namespace) -> int:
         config=arguments.config,
         settings=read_settings(arguments.config) if arguments.config else {},
         stall_timeout=arguments.stall_timeout,
+        restarts=0 if restarts.policy.is_on else None,
     )
     machine = machines.look(os.environ)
-    plan = make_plan(request, machine, os.environ, {})
-    others = [h.name for h in plan.hosts if h.name not in machine.own_names]
-    ports = _own_ports(plan, others, arguments.port)
+    plan = sketch(request, machine, arguments.port)
+    restarts.check(plan)
     if arguments.dry_run:
-        plan = make_plan(request, machine, os.environ, ports)
-        print(describe(plan, os.environ))
+        print("\n".join([describe(plan, os.environ), *restarts.describe(plan)]))
         return 0
-    from tfdist.launch.run.launcher import Options, launch
+    from tfdist.launch.run.supervise import Options, Task, supervise
 
-    if others:
-        ports |= _check_others(plan, others, arguments.port)
-    plan = make_plan(request, machine, os.environ, ports)
-    options = Options(arguments.log_dir, arguments.grace, arguments.stall_timeout)
-    return launch(plan, others, options)
+    return supervise(
+        Task(
+            request=request,
+            machine=machine,
+            first_port=arguments.port,
+            log_dir=arguments.log_dir,
+            options=Options(arguments.grace, arguments.stall_timeout),
+            restarts=restarts,
+        )
+    )
 
 
 def _script(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -159,54 +170,6 @@ def _check_log_dir(folder: Path) -> None:
         raise CommandError(
             f"The log folder {folder} cannot be written.", hint="--log-dir DIR"
         )
-
-
-def _own_ports(
-    plan: Plan, others: list[str], first: int | None
-) -> dict[str, list[int]]:
-    """Returns ports for the workers of TF_CONFIG on this machine."""
-    if plan.strategy != "multiworker":
-        if first is not None:
-            raise CommandError(
-                f"--port is for multiworker, and the strategy is {plan.strategy}.",
-                hint="--strategy multiworker, or leave --port out",
-            )
-        return {}
-    here = [host.name for host in plan.hosts if host.name not in others]
-    try:
-        return {host: free_ports(plan.ranks_of(host), first) for host in here}
-    except OSError as error:
-        raise _no_port(str(error), first) from None
-
-
-def _check_others(
-    plan: Plan, others: list[str], first: int | None
-) -> dict[str, list[int]]:
-    """Asks all other hosts before the start; returns their free ports."""
-    workers = plan.strategy == "multiworker"
-    questions = [
-        {
-            "script": plan.script,
-            "ports": plan.ranks_of(host) if workers else 0,
-            "first": first,
-        }
-        for host in others
-    ]
-    found = dict(zip(others, remote.ask_all(others, questions), strict=True))
-    controller = plan.controller if len(plan.hosts) > 1 else None
-    for host in plan.hosts:
-        if host.name not in found and controller:
-            found[host.name] = probe.facts(list(plan.script))
-    remote.check_all(found, probe.versions(), controller=controller)
-    for facts in found.values():
-        if "error" in facts:
-            raise _no_port(facts["error"], first)
-    return {host: found[host]["ports"] for host in others}
-
-
-def _no_port(problem: str, first: int | None) -> CommandError:
-    hint = "leave --port out, or give another" if first else "end what uses them"
-    return CommandError(f"{problem[:1].upper()}{problem[1:]}.", hint=hint)
 
 
 def _port(text: str) -> int:

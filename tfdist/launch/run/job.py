@@ -19,7 +19,10 @@ STALLED = 75  # the exit code of a job that stood still; EX_TEMPFAIL
 
 _TEARDOWN = 5.0  # seconds from a script's failure to its exit
 _SILENCE = 5.0  # seconds; every wrapper says something each second
+_LOST = 12.0  # seconds of silence that need no failure of a peer beside them
+_PAUSE = 5.0  # seconds without a tick: this process itself was stopped
 _ANSWERS = 5.0  # seconds for all ranks to write their stacks
+_LOST_HOST = "does not answer: its host is lost"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Verdict:
     rank: int  # the first that failed
     code: int  # the job's exit code
     what: str  # what it did: "ended with exit code 3"
+    reached: int | None = None  # its last complete step, if it ever told
 
 
 @dataclass
@@ -40,6 +44,7 @@ class _Rank:
     ended: bool = False  # its process
     closed: bool = False  # nothing more will come
     steps: int = 0
+    reached: int | None = None  # the last complete step of the run
     expected: bool = False  # another step should come
     changed: float = 0.0  # when the two did
     heard: float = 0.0  # when its last message came
@@ -75,6 +80,7 @@ class Job:
         self._order: Message | None = None  # what ranks that join late are told, too
         self._failing: tuple[int, int, float] | None = None  # rank, code, since when
         self._inquiry: float | None = None  # when the stacks were asked for
+        self._ticked = 0.0  # when anything last happened
 
     @property
     def missing(self) -> list[int]:
@@ -85,7 +91,11 @@ class Job:
     def over(self) -> bool:
         """Whether every rank that runs, or that is still to come, has ended."""
         expected = [r for r in self._ranks if r.joined or self._order is None]
-        return all(rank.closed or rank.left for rank in expected)
+        # Of a lost host nothing will come, whatever its connection still promises.
+        return all(
+            rank.closed or rank.left or self._ticked > rank.heard + _LOST
+            for rank in expected
+        )
 
     @property
     def _blamed(self) -> int | None:
@@ -126,6 +136,7 @@ class Job:
         Raises:
             WireError: It is malformed.
         """
+        self._notice_pause(now)
         self._ranks[rank].heard = now
         try:
             self._note(rank, self._ranks[rank], message, now)
@@ -135,6 +146,7 @@ class Job:
 
     def tick(self, now: float) -> None:
         """Looks again at what only the passing of time can decide."""
+        self._notice_pause(now)
         while self._requests:
             self._give_order(self._requests.pop(0))
         if self._order is not None:
@@ -142,6 +154,8 @@ class Job:
         if self._failing is not None and now >= self._failing[2] + _TEARDOWN:
             rank, code, _ = self._failing
             self._decide(rank, code, _ending(code))
+        elif (lost := self._silent(now, _LOST)) is not None:
+            self._decide(lost, FAILED, _LOST_HOST)
         elif self._inquiry is None:
             self._find_stall(now)
         else:
@@ -160,6 +174,8 @@ class Job:
             if news != (state.steps, state.expected):
                 state.changed = now
             state.steps, state.expected = news
+        if "reached" in message:
+            state.reached = int(message["reached"])
         if "state" in message:
             state.state, state.waiting = str(message["state"]), bool(message["waiting"])
         if "failed" in message:
@@ -181,16 +197,30 @@ class Job:
     def _judge_exit(self, rank: int, code: int, now: float) -> None:
         if code == 0 or self._order is not None:
             return
-        # A lost host says nothing; its peers fail long before TCP gives it up.
-        for number, other in enumerate(self._ranks):
-            silent = now - other.heard > _SILENCE and not (other.ended or other.left)
-            if silent and other.joined:
-                self._decide(number, FAILED, "does not answer: its host is lost")
-                return
+        # A lost host says nothing; its peers may fail long before it is given up.
+        lost = self._silent(now, _SILENCE)
+        if lost is not None:
+            self._decide(lost, FAILED, _LOST_HOST)
+            return
         first, first_code, _ = self._failing or (rank, code, 0.0)
         if first == rank:
             first_code = code
         self._decide(first, exit_code(first_code), _ending(first_code))
+
+    def _silent(self, now: float, seconds: float) -> int | None:
+        """Returns the first rank that should be heard and is not."""
+        for number, rank in enumerate(self._ranks):
+            silent = now - rank.heard > seconds and not (rank.ended or rank.left)
+            if silent and rank.joined:
+                return number
+        return None
+
+    def _notice_pause(self, now: float) -> None:
+        """Blames nobody for the time in which this process was stopped (Ctrl-Z)."""
+        if now > self._ticked + _PAUSE:
+            for rank in self._ranks:
+                rank.heard = now
+        self._ticked = now
 
     def _find_stall(self, now: float) -> None:
         for state in self._ranks:
@@ -202,6 +232,8 @@ class Job:
 
     def _judge_stall(self, now: float) -> None:
         living = [n for n, rank in enumerate(self._ranks) if not rank.ended]
+        if not living:  # to be asked has woken a stopped rank, and it has finished
+            return
         answered = all(self._ranks[n].state is not None for n in living)
         if not answered and now < (self._inquiry or 0.0) + _ANSWERS:
             return
@@ -234,7 +266,8 @@ class Job:
 
     def _decide(self, rank: int, code: int, what: str) -> None:
         if self._order is None:
-            self.verdict = Verdict(rank, exit_code(code), what)
+            reached = self._ranks[rank].reached
+            self.verdict = Verdict(rank, exit_code(code), what, reached)
             self._give_order({"end": int(signal.SIGTERM)})
 
     def _give_order(self, order: Message) -> None:

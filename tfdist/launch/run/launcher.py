@@ -18,8 +18,9 @@ from pathlib import Path
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.server import Server
 from tfdist.launch.errors import FAILED, CommandError
-from tfdist.launch.processes import child_environment, end, noted_signals, tail
+from tfdist.launch.processes import child_environment, end, tail
 from tfdist.launch.run import remote
+from tfdist.launch.run.endings import Ending
 from tfdist.launch.run.job import STALLED, Job
 from tfdist.launch.run.logs import LAUNCHER_LOG, Logs
 from tfdist.launch.run.plan import WRAPPER, Plan
@@ -31,31 +32,39 @@ START_SECONDS = 180.0  # for all ranks to connect
 _POLL = 0.05
 _FAREWELL = 10.0  # seconds for horovodrun or ssh to end after its ranks
 _TOKEN_BYTES = 32
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run the plan."""
+    """How to run a plan."""
 
-    log_dir: Path | None  # None: a temporary one, kept if a rank fails
     grace: float  # seconds
     stall_timeout: float  # seconds; 0 for no limit
 
 
-def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
+def launch(
+    plan: Plan,
+    others: Sequence[str],
+    options: Options,
+    folder: Path,
+    received: Sequence[int],
+) -> Ending:
     """Runs the job to its end; however this ends, no process of it is left.
 
     Args:
         plan: What to start.
         others: The hosts of the plan that are not this machine.
         options: How.
+        folder: Where the logs go.
+        received: The signals that this process is sent; the caller appends them.
 
     Returns:
-        The exit code: the first failing rank's, or 128 plus the signal that ended
-        this command, or `job.STALLED`.
+        How it ended. The code is the first failing rank's, or 128 plus the signal
+        that ended this command, or `job.STALLED`.
+
+    Raises:
+        CommandError: A host could not be given what its ranks need.
     """
-    folder = options.log_dir or Path(tempfile.mkdtemp(prefix="tfdist-run-"))
     logs = Logs(folder, plan.size)
     job = Job(
         [rank.host for rank in plan.ranks],
@@ -63,7 +72,6 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
         logs.write,
         logs.record,
     )
-    received: list[int] = []
     engines: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         stack.callback(logs.close)
@@ -71,7 +79,6 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
         bind = None if others else "127.0.0.1"
         server = Server(plan.size, token, bind, job)
         stack.callback(server.stop, 1.0)
-        stack.enter_context(noted_signals(received, *_SIGNALS))
         ticket = _ticket(plan, options, server.port, token, candidates(bind))
         path = _ticket_path()
         store(ticket.encoded(), path)
@@ -86,12 +93,9 @@ def launch(plan: Plan, others: Sequence[str], options: Options) -> int:
             with suppress(CommandError):
                 _ask_others(others, {"remove": str(path)})
     if received and job.verdict is None:
-        code = 128 + received[0]
-    elif code:
-        _report(job, plan.size, logs)
-    elif options.log_dir is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return code
+        return Ending(128 + received[0], interrupted=True)
+    ending = _ending(job, plan.size, logs, code) if code else Ending(0)
+    return replace(ending, interrupted=bool(received))
 
 
 def _start(
@@ -178,28 +182,24 @@ def _wait(
     return FAILED if failed or job.missing or not job.over else 0
 
 
-def _report(job: Job, size: int, logs: Logs) -> None:
-    """Shows the end of the log that matters, and nothing else."""
-    sys.stdout.flush()
+def _ending(job: Job, size: int, logs: Logs, code: int) -> Ending:
+    """Describes a failure, with the end of the log that matters and nothing else."""
     if job.verdict is None:
         log = logs.folder / LAUNCHER_LOG
         missing = ", ".join(map(str, job.missing)) or "none"
-        print(
-            f"tfdist: the ranks could not be started (missing: {missing}); the end of "
-            f"{log}:\n{tail(log)}",
-            file=sys.stderr,
-        )
-        return
+        what = f"the ranks could not be started (missing: {missing})"
+        return Ending(code, what, str(log), f"the end of {log}:\n{tail(log)}")
     rank = job.verdict.rank
     log = logs.path(rank)
-    line = f"tfdist: rank {rank} of {size} on {job.host(rank)} {job.verdict.what}"
+    what = f"rank {rank} of {size} on {job.host(rank)} {job.verdict.what}"
     stack = innermost(log.read_text(errors="replace"))
-    if job.verdict.code == STALLED and stack:
-        print(f"{line}; all its stacks: {log}\n{stack}", file=sys.stderr)
+    if code == STALLED and stack:
+        detail = f"all its stacks: {log}\n{stack}"
     elif rank == 0:  # all that it wrote has just been shown
-        print(f"{line}; its log: {log}", file=sys.stderr)
+        detail = f"its log: {log}"
     else:
-        print(f"{line}; the end of {log}:\n{tail(log)}", file=sys.stderr)
+        detail = f"the end of {log}:\n{tail(log)}"
+    return Ending(code, what, str(log), detail, job.verdict.reached)
 
 
 def _ticket(

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,18 +16,31 @@ LAUNCHER_LOG = "launcher.log"
 EXITS = "exits.jsonl"
 
 
+def attempt_folder(folder: Path, restarts: int) -> Path:
+    """Returns where the logs go of one of several starts."""
+    return folder / f"attempt-{restarts}"
+
+
+def remove_old(folder: Path) -> None:
+    """Removes the logs of an earlier run, and nothing else."""
+    for attempt in folder.glob("attempt-*"):
+        remove_old(attempt)
+        with suppress(OSError):  # somebody else's files are in there
+            attempt.rmdir()
+    for old in (*folder.glob("rank-*.log"), folder / EXITS, folder / LAUNCHER_LOG):
+        old.unlink(missing_ok=True)
+
+
 class Logs:
-    """The files of one run.
+    """The files of one start of a job.
 
     Args:
-        folder: Made if it is not there; an earlier run's files are replaced.
+        folder: Made if it is not there; see `remove_old` for what it may hold.
         size: The number of ranks.
     """
 
     def __init__(self, folder: Path, size: int):
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (*folder.glob("rank-*.log"), folder / EXITS):
-            old.unlink(missing_ok=True)
         self.folder = folder
         self._digits = len(str(size - 1))
         self._files = [self.path(rank).open("wb", buffering=0) for rank in range(size)]

@@ -19,7 +19,7 @@ STRATEGIES = ("auto", "mirrored", "multiworker", "horovod")
 CONTROLLERS = ("gloo", "mpi")
 
 # What launchers leave behind, and would make a rank believe that it is another.
-_FOREIGN = ("TF_CONFIG", "TFDIST_REPLICAS", "TFDIST_STRATEGY")
+_FOREIGN = ("TF_CONFIG", "TFDIST_REPLICAS", "TFDIST_RESTARTS", "TFDIST_STRATEGY")
 
 _LEDGER_STALL = "TFDIST_STALL_TIMEOUT"
 
@@ -38,6 +38,7 @@ class Request:
     config: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the file holds
     stall_timeout: float = 300.0  # seconds; 0 for no limit
+    restarts: int | None = None  # that came before; None: nothing is started again
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def make_plan(
     if request.stall_timeout >= Limits.stall and _LEDGER_STALL not in environ:
         # The launcher sees all ranks, so it shall speak before the ranks themselves.
         common[_LEDGER_STALL] = str(request.stall_timeout + 60)
+    if request.restarts is not None:
+        common["TFDIST_RESTARTS"] = str(request.restarts)
     places = assign(hosts, replicas)
     devices = "its own GPU" if machine.gpus else "the CPU"
     if strategy in ("default", "mirrored"):

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tfdist.coordination import progress
@@ -27,6 +28,7 @@ from tfdist.coordination.link import connect
 from tfdist.coordination.server import enable_keepalive
 from tfdist.coordination.wire import Channel, Message, WireError
 from tfdist.launch.run.child import EVENTS, STACKS, Child
+from tfdist.launch.run.endings import ENDING_SIGNALS
 from tfdist.launch.run.stacks import is_waiting
 from tfdist.launch.run.ticket import VARIABLE, Ticket, decode, remove
 
@@ -68,7 +70,7 @@ class Wrapper:
         self._wake_write.setblocking(False)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDING_SIGNALS:
             signal.signal(number, lambda number, frame: self.ask(number))
         self._channel.send({"host": socket.gethostname(), "pid": self._child.pid})
         while not (self._closed and self._dismissed):
@@ -146,8 +148,10 @@ class Wrapper:
         if now < self._pulse_at or self._ended_at is not None:
             return
         self._pulse_at = now + _PULSE
-        steps, expected = progress.read(self._record)
-        self._channel.send({"steps": steps, "expected": expected})
+        self._channel.send(self._progress())
+
+    def _progress(self) -> Message:
+        return asdict(progress.read(self._record))
 
     def _report_stacks(self, now: float) -> None:
         if self._stacks_until is not None and now >= self._stacks_until:
@@ -160,7 +164,8 @@ class Wrapper:
             code = self._child.poll()
             if code is not None:
                 self._ended_at = now
-                self._channel.send({"exit": code, "time": time.time()})
+                ending = {"exit": code, "time": time.time()}
+                self._channel.send(self._progress() | ending)
         elif not self._closed and (family := self._child.family()):
             if now >= self._ended_at + _LEFTOVERS:
                 self._child.kill()

@@ -47,8 +47,27 @@ def ask_all(
     Raises:
         CommandError: A host cannot be reached, or has no tfdist in the same place.
     """
+    answers = []
+    for answer in ask_each(hosts, questions):
+        if isinstance(answer, CommandError):
+            raise answer
+        answers.append(answer)
+    return answers
+
+
+def ask_each(
+    hosts: Sequence[str], questions: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any] | CommandError]:
+    """Returns what each host answers, or why there is no answer; see `ask_all`."""
+
+    def ask(host: str, question: Mapping[str, Any]) -> dict[str, Any] | CommandError:
+        try:
+            return _ask(host, question)
+        except CommandError as error:
+            return error
+
     with ThreadPoolExecutor(max_workers=32) as pool:
-        return list(pool.map(_ask, hosts, questions))
+        return list(pool.map(ask, hosts, questions))
 
 
 def check_all(

@@ -1,0 +1,1 @@
+"""What callbacks add to a step: `python -m benchmarks.callbacks`."""

@@ -1,0 +1,16 @@
+"""The callbacks that are measured: one line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tfdist
+
+NONE = "no callback"
+
+# Each makes a callback as users would; the folder is its own, and empty.
+CANDIDATES: dict[str, Callable[[Path], Any]] = {
+    "GradientNoiseScale": lambda folder: tfdist.callbacks.GradientNoiseScale(),
+}

@@ -1,0 +1,313 @@
+"""One `fit` whose state is saved, and which may go on from a state that was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfdist import cluster
+from tfdist.checkpoint.position import Position
+from tfdist.checkpoint.snapshot import Arrays, Snapshot
+from tfdist.checkpoint.store import Part, Store
+from tfdist.checkpoint.writer import Writer
+from tfdist.coordination import progress
+from tfdist.coordination.preemption import EXIT_CODE, Preemption
+from tfdist.errors import explain
+from tfdist.gradients.attach import path_of
+from tfdist.strategies import entry, fits
+from tfdist.strategies.course import course_of
+from tfdist.strategies.steps import replaced
+
+from . import keras_states
+from .recovery_place import Place
+from .recovery_ranks import Ranks, newest_common, open_together
+from .recovery_resume import Resumption, part_of
+from .recovery_schedule import Schedule
+
+_logger = logging.getLogger("tfdist")
+
+History = dict[str, Any]
+
+
+class RecoveredFit:
+    """Opens the directory, resumes, saves when it is time, and closes.
+
+    Its methods are called around those of all callbacks of the `fit`, in the order in
+    which they stand here.
+
+    Args:
+        model: The model.
+        callbacks: All callbacks of the `fit`.
+        store: Of the directory; not open yet.
+        place: Where the training was at the end of the `fit` before.
+        earlier: The histories of the fits before.
+
+    Attributes:
+        resumed_step: The step of the checkpoint that it went on from, if any.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        callbacks: Sequence[Any],
+        store: Store,
+        place: Place,
+        earlier: Sequence[History],
+    ) -> None:
+        self._model = model
+        self._callbacks = callbacks
+        self._store = store
+        self._place = place
+        self._earlier = list(earlier)
+        self._call = _running(model)
+        self._ranks = Ranks(model.distribute_strategy)
+        self._writer = Writer(store)
+        self._preemption = Preemption(self._ranks.stops)
+        self._resumption: Resumption | None = None
+        self._snapshot: Snapshot
+        self._schedule: Schedule
+        self._base = 0  # steps made before this epoch
+        self._is_due = False  # at the end of this epoch at the latest
+        self._broken_off = False  # within this epoch, by another callback
+        self._logs: Any = None  # of the last batch
+        self._metrics: Arrays = {}  # before validation
+        self.resumed_step: int | None = None
+
+    def open(self, details: dict[str, Any]) -> None:
+        """Opens the directory and reads the newest checkpoint that all ranks have.
+
+        Args:
+            details: What the ranks have to agree on.
+        """
+        self._preemption.install()
+        self._call.ending.callback(self._preemption.remove)
+        entry.build_from_shapes(self._model, self._call.loops[0])
+        self._ranks.agree("checkpoint recovery", details)
+        open_together(self._ranks, self._store)
+        self._call.ending.callback(self._store.close)
+        # Where `fit` has failed, other ranks may be gone: nobody waits for them.
+        self._call.ending.callback(self._writer.close, abort=True)
+        checkpoint, passed_over = newest_common(self._ranks, self._store)
+        if passed_over:
+            reasons = (f"step {step}: {why}" for step, why in passed_over.items())
+            self._say("passes over checkpoints of %s: %s", "; ".join(reasons))
+        if checkpoint is None:
+            return
+        resumption = Resumption(self._model, self._callbacks, checkpoint)
+        if resumption.place.fit >= self._place.fit:  # else this one has made none yet
+            self._resumption = resumption
+            resumption.before_train_begin()
+
+    def begin(
+        self,
+        epochs: int,
+        steps: int | None,
+        schedule: Callable[[int, Callable[[int], int]], Schedule],
+    ) -> None:
+        """Puts the state of the checkpoint in the place of the present one.
+
+        Args:
+            epochs: That `fit` was given.
+            steps: Batches of an epoch, if that is known.
+            schedule: Returns when to save, from the bytes of the state and the
+                function that tells all ranks the chief's number.
+        """
+        model, strategy = self._model, self._model.distribute_strategy
+        self._epochs, self._steps = epochs, steps
+        with strategy.scope():
+            if model.optimizer is not None and not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+        if cluster.size() > 1:
+            strategy.start_from_first(model)  # later it would undo what follows
+        path = path_of(model.optimizer)
+        apart = path is not None and path.method.outer is not None
+        self._snapshot = Snapshot(model, model.optimizer, apart=apart)
+        common, own = self._snapshot.capture(metrics=True, common=cluster.is_chief())
+        self._writer.reserve(Part(own, common))  # the first save is then as short
+        self._course = course_of(model)
+        self._place = dataclasses.replace(
+            self._place, epoch=0, batch=0, epochs=epochs, stopped=False
+        )
+        if self._resumption is None:
+            self._say_what_is_not_repeatable()
+        elif self._resumption.place.fit > self._place.fit:
+            self._skip(self._resumption)
+        else:
+            self._resume(self._resumption)
+        progress.reach(self._place.step)
+        self._base = self._place.step - self._place.batch
+        self._schedule = schedule(self._snapshot.size, self._ranks.of_chief)
+        self._schedule.begin(self._place.step, time.monotonic())
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Notes the epoch; puts the state back once more in the middle of one."""
+        self._is_due = self._broken_off = False
+        if self._pending is not None:
+            self._pending.after_epoch_begin(self._snapshot)
+        else:
+            self._place = dataclasses.replace(self._place, epoch=epoch, batch=0)
+
+    def begin_batch(self) -> None:
+        """Puts the state back a last time, before the first batch."""
+        if self._pending is not None:
+            self._pending.before_first_batch(self._snapshot)
+
+    def end_batch(self, logs: Any) -> None:
+        """Saves if it is time."""
+        self._writer.check()
+        position = self._course.position()
+        self._place = dataclasses.replace(
+            self._place, step=self._base + position.batch, batch=position.batch
+        )
+        progress.reach(self._place.step)
+        self._logs, self._metrics = logs, {}
+        self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
+        if self._preemption.due():
+            self._leave(position)
+        if self._steps is not None and position.batch >= self._steps:
+            return  # the end of the epoch is a simpler place
+        self._broken_off = self._model.stop_training
+        if self._is_due or self._broken_off:
+            self._save(position)
+
+    def begin_test(self) -> None:
+        """Notes the metrics of the epoch: validation begins with new ones."""
+        self._metrics = self._snapshot.own_metrics()
+
+    def end_test_batch(self) -> None:
+        """Saves, and ends the process, if the machine is taken away in validation."""
+        if self._preemption.due():
+            self._leave(self._course.position())
+
+    def end_epoch(self, epoch: int) -> None:
+        """Saves if it is time, and after the last epoch."""
+        if self._pending is not None:  # no batch was left of the epoch
+            self._pending.is_pending = False
+        self._base = self._place.step
+        if self._broken_off:
+            return  # resumed where it was broken off, not after an epoch cut short
+        stopped = keras_states.stopped_early(self._callbacks)
+        self._place = dataclasses.replace(
+            self._place, epoch=epoch + 1, batch=0, stopped=stopped
+        )
+        self._logs, self._metrics = None, {}
+        if self._preemption.due():
+            self._leave(self._course.next_epoch())
+        last = epoch + 1 >= self._epochs or self._model.stop_training
+        if self._is_due or last:
+            self._save(self._course.next_epoch())
+
+    def finish(self) -> tuple[Place, list[History]]:
+        """Waits until all is written, on all ranks; returns where the training is."""
+        self._ranks.together("Saving a checkpoint", self._writer.close)
+        if self._place.is_complete(self._epochs):
+            self._earlier.append(keras_states.state_of(self._model.history) or {})
+            self._place = dataclasses.replace(self._place, fit=self._place.fit + 1)
+        return self._place, self._earlier
+
+    def _resume(self, resumption: Resumption) -> None:
+        """Goes on in the same `fit`."""
+        self._ranks.together(
+            "Checking a checkpoint", lambda: resumption.check(self._snapshot)
+        )
+        place = resumption.place
+        complete = place.is_complete(self._epochs)
+        resumption.resume_data(self._course)
+        if complete:
+            self._leave_out(max(place.epoch, self._epochs))
+        resumption.after_train_begin(self._snapshot)
+        self._earlier, self._place = resumption.earlier, place
+        if not complete:
+            self._place = dataclasses.replace(place, epochs=self._epochs, stopped=False)
+        self.resumed_step = place.step
+        rest = "where this fit is complete" if complete else "later ones are made again"
+        changes = "".join(f"; {change}" for change in resumption.changes)
+        self._say("goes on in %s from %s, %s%s", place, rest, changes)
+
+    def _skip(self, resumption: Resumption) -> None:
+        """Lets a `fit` end at once that was completed before the checkpoint."""
+        fit = self._place.fit
+        resumption.give_weights(self._snapshot)
+        self._resumption = None
+        self._earlier = resumption.earlier[:fit]
+        keras_states.set_state(self._model.history, resumption.earlier[fit])
+        self._leave_out(self._epochs)
+        self._place = dataclasses.replace(self._place, epoch=self._epochs)
+        self._say(
+            "has in %s %s of fit %d: fit %d, which was complete before, is skipped, "
+            "and the model gets the weights of that step",
+            resumption.place,
+            resumption.place.fit + 1,
+            fit + 1,
+        )
+
+    def _leave_out(self, epochs: int) -> None:
+        """Lets Keras begin behind its last epoch."""
+        self._call.ending.enter_context(replaced(self._model, "_initial_epoch", epochs))
+
+    def _leave(self, position: Position) -> None:
+        """Saves and ends the process, when all ranks have saved.
+
+        Raises:
+            SystemExit: With the code that says so.
+        """
+        self._save(position)
+        self._ranks.together("Saving a checkpoint", self._writer.wait)
+        self._say("has saved in %s %s in time: the machine is taken away", self._place)
+        raise SystemExit(EXIT_CODE)
+
+    def _save(self, position: Position) -> None:
+        """Hands the state to the writer."""
+        began = time.monotonic()
+        part = part_of(
+            self._model,
+            self._snapshot,
+            self._callbacks,
+            self._place,
+            data=self._course.state(position),
+            logs=keras_states.as_arrays(self._logs),
+            metrics=self._metrics,
+            earlier=self._earlier,
+        )
+        self._writer.submit(self._place.step, part)
+        now = time.monotonic()
+        self._schedule.saved(self._place.step, now, now - began)
+        self._is_due = False
+
+    @property
+    def _pending(self) -> Resumption | None:
+        """The checkpoint, as long as it has to be put back once more."""
+        resumption = self._resumption
+        return resumption if resumption is not None and resumption.is_pending else None
+
+    def _say_what_is_not_repeatable(self) -> None:
+        if self._course.findings:
+            self._say(
+                "will not be able to repeat all that went on before a step of %s: %s",
+                " ".join(self._course.findings),
+            )
+
+    def _say(self, text: str, *details: Any) -> None:
+        if cluster.is_chief():
+            _logger.warning(f"CheckpointRecovery {text}.", self._store.path, *details)
+
+
+def _running(model: keras.Model) -> fits.Call:
+    fit = fits.running(model)
+    if fit is None:
+        raise ValueError(
+            explain(
+                "CheckpointRecovery does not know the `fit` that it is in",
+                received="a callback that was made when `fit` was being called, or a "
+                "loop that calls callbacks itself",
+                expected="model.fit of Keras",
+                hint="Write recovery = CheckpointRecovery(...) in a line of its own, "
+                "before the one with model.fit; or call tfdist.strategy(...) earlier.",
+            )
+        )
+    return fit

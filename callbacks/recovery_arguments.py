@@ -1,0 +1,100 @@
+"""Checks of what CheckpointRecovery is given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tfdist.checkpoint.retention import Best
+from tfdist.errors import explain
+
+from .arguments import checked_integer, checked_number
+
+
+def checked_directory(directory: Any) -> str:
+    """Returns the directory as a string.
+
+    Raises:
+        ValueError: It is no path.
+    """
+    if isinstance(directory, str | os.PathLike):
+        path = os.fspath(directory)
+        if isinstance(path, str) and path.strip():
+            return path
+    raise ValueError(
+        explain(
+            "Wrong directory",
+            received=repr(directory),
+            expected="a path",
+            hint='CheckpointRecovery("runs/first")',
+        )
+    )
+
+
+def checked_every(
+    steps: int | None, seconds: float | None
+) -> tuple[int | None, float | None]:
+    """Returns the two intervals.
+
+    Raises:
+        ValueError: One is not positive, or both are given.
+    """
+    if steps is not None:
+        checked_integer("every_steps", steps, least=1)
+    if seconds is not None:
+        seconds = checked_positive("every_seconds", seconds)
+    if steps is not None and seconds is not None:
+        raise ValueError(
+            explain(
+                "Two intervals between checkpoints",
+                received=f"every_steps={steps}, every_seconds={seconds:g}",
+                expected="one of them, or neither for the best one",
+                hint="Leave one out.",
+            )
+        )
+    return steps, seconds
+
+
+def checked_positive(name: str, value: Any) -> float:
+    """Returns a number as a float.
+
+    Raises:
+        ValueError: It is not finite, or not greater than 0.
+    """
+    number = checked_number(name, value)
+    if number == 0:
+        raise ValueError(
+            explain(
+                f"Wrong {name}",
+                received=repr(value),
+                expected="a number > 0",
+                hint=f"Leave {name} out to get its default.",
+            )
+        )
+    return number
+
+
+def checked_best(keep_best: Any) -> Best | None:
+    """Returns which metric's best checkpoint stays.
+
+    Raises:
+        ValueError: It is no name of a metric, or one whose direction is not known.
+    """
+    if keep_best is None:
+        return None
+    if isinstance(keep_best, str) and keep_best.endswith(("loss", "error")):
+        return Best(keep_best, "min")
+    pair = list(keep_best) if isinstance(keep_best, list | tuple) else []
+    if len(pair) == 2 and all(isinstance(word, str) for word in pair):
+        return Best(*pair)
+    raise ValueError(
+        explain(
+            "Wrong keep_best",
+            received=repr(keep_best),
+            expected="a loss such as 'val_loss', or a pair of a metric and 'min' or "
+            "'max'",
+            hint=f"keep_best=({keep_best!r}, 'max')"
+            if isinstance(keep_best, str)
+            else "keep_best=('val_accuracy', 'max')",
+        )
+    )

@@ -1,0 +1,197 @@
+"""Kills the job at every operation that reaches the disk, and starts it again.
+
+    python -m tests.recovery.kills FOLDER SCENARIO
+
+A dry run counts the operations; then, for each, a forked child is killed with SIGKILL
+before it, in the middle of it (where it is a write) and after it, and another child
+goes on from what is there. Prints what was counted and what was wrong as JSON.
+
+Scenarios:
+
+fresh     one process that begins in an empty directory
+again     one process that goes on after a crash, with the newest step damaged
+chief     two processes, of which rank 0 is killed
+other     two processes, of which rank 1 is killed
+naive     one process that saves as Keras's callbacks do: shows what would be noticed
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.recovery import job, naive
+from tests.recovery.faults import READING, Watched, moments
+from tests.recovery.forks import Ended, Note, fork, wait
+from tfdist.checkpoint.local import LocalFileSystem
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is run, and who of it is killed."""
+
+    run: Callable[..., job.Report] = job.run
+    size: int = 1
+    victim: int = 0
+    # How often each rank looks for others' files depends on time: not counted then.
+    ignored: tuple[str, ...] = ()
+    prepare: Callable[[Path], int | None] = lambda folder: None  # returns a good step
+    leftovers: Callable[[Path], list[str]] = lambda folder: names(folder)
+
+
+def crashed(folder: Path) -> int:
+    """Leaves what a crash in the save of step 4 leaves, and step 3 damaged."""
+    counted = Watched(LocalFileSystem())
+    job.run(str(folder.with_suffix(".dry")), counted, steps=4)
+    shutil.rmtree(folder.with_suffix(".dry"))
+    last = max(
+        number
+        for number, (operation, path) in enumerate(counted.done)
+        if operation == "replace" and "MANIFEST" in path
+    )
+    files = Watched(LocalFileSystem(), killed_at(last, "before"))
+    wait([fork(lambda note: job.run(str(folder), files, steps=4) and None)])
+    (broken,) = folder.glob("step-00000003/common-*")
+    data = bytearray(broken.read_bytes())
+    data[-1] ^= 1
+    broken.write_bytes(data)
+    return 2
+
+
+SCENARIOS = {
+    "fresh": Scenario(),
+    "again": Scenario(prepare=crashed),
+    "chief": Scenario(size=2, victim=0, ignored=READING),
+    "other": Scenario(size=2, victim=1, ignored=READING),
+    "naive": Scenario(run=naive.run, leftovers=naive.names),
+}
+
+
+def killed_at(number: int, moment: str) -> Callable[[int, str, str, str], None]:
+    """Returns what kills this process at a moment of an operation."""
+
+    def happening(current: int, operation: str, path: str, when: str) -> None:
+        if current == number and when == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return happening
+
+
+def start(
+    scenario: Scenario, folder: Path, at: tuple[int, str] | None = None
+) -> list[Ended]:
+    """Runs the job in a child for each rank; the victim is killed at that moment."""
+    pairs = list(socket.socketpair()) if scenario.size == 2 else [None]
+
+    def work(rank: int, note: Note) -> None:
+        watched = Watched(LocalFileSystem(), ignored=scenario.ignored)
+        if at is not None and rank == scenario.victim:
+            watched.happening = killed_at(*at)
+        more = {}
+        if scenario.size == 2:
+            pairs[1 - rank].close()
+            more = {"rank": rank, "agree": agreement(pairs[rank], rank)}
+        report = scenario.run(str(folder), watched, note=note, **more)
+        note("report", vars(report))
+        note("operations", watched.done)
+
+    children = [
+        fork(lambda note, rank=rank: work(rank, note)) for rank in range(scenario.size)
+    ]
+    for end in filter(None, pairs):
+        end.close()
+    return wait(children, until_first_dies=True)
+
+
+def agreement(connection: socket.socket, rank: int) -> Callable[[Any], list[Any]]:
+    """Returns how two ranks tell each other a value."""
+    lines = connection.makefile()
+
+    def agree(value: Any) -> list[Any]:
+        connection.sendall(json.dumps(value).encode() + b"\n")
+        other = json.loads(lines.readline())
+        return [value, other] if rank == 0 else [other, value]
+
+    return agree
+
+
+def judge(first: list[Ended], second: list[Ended], base: int | None) -> Iterator[str]:
+    """Yields what is wrong with how a job went on."""
+    reports = [ended.last("report") for ended in second]
+    if None in reports:
+        yield f"it cannot be started again: {[e.last('error') for e in second]}"
+        return
+    chief = reports[0]["loaded"]
+    saved = first[0].last("saved") or base
+    if chief not in (saved, first[0].last("begun")):
+        yield f"step {chief} was loaded, {saved} was saved"
+    for rank, report in enumerate(reports):
+        golden = job.golden(rank)
+        if report["loaded"] != chief:
+            yield f"rank {rank} has loaded step {report['loaded']}, rank 0 {chief}"
+        if chief is not None and report["loaded_digest"] != golden[chief]:
+            yield f"rank {rank}: the state of step {chief} is not what it was"
+        if report["digest"] != golden[-1]:
+            yield f"rank {rank}: the end is another one"
+
+
+def names(folder: Path) -> list[str]:
+    """Returns what should not be in the directory at the end of a job."""
+    steps = [f"step-{step:08d}" for step in range(job.STEPS + 1)]
+    expected = steps[-job.KEEP :]
+    found = sorted(path.name for path in folder.iterdir())
+    # Killed after the last save: no save of the second job has removed the third.
+    wrong = [n for n in found if n not in steps[-job.KEEP - 1 :]]
+    wrong += [f"no {name}" for name in expected if name not in found]
+    for step in folder.glob("step-*"):
+        manifest = json.loads((step / "MANIFEST.json").read_text())
+        needed = {"MANIFEST.json", *manifest["files"]}
+        wrong += [path.name for path in step.iterdir() if path.name not in needed]
+    return wrong
+
+
+def enumerate_kills(scenario: Scenario, place: Path) -> dict[str, Any]:
+    """Kills the job at every moment; returns the numbers and what was wrong."""
+    scenario.prepare(place / "dry")
+    operations = start(scenario, place / "dry")[scenario.victim].last("operations")
+    kills, wrong = 0, []
+    for number, moment in moments(operations):
+        folder = place / f"{number}-{moment}"
+        base = scenario.prepare(folder)
+        first = start(scenario, folder, (number, moment))
+        second = start(scenario, folder)
+        found = list(judge(first, second, base)) or scenario.leftovers(folder)
+        # Two ranks end in any order: the last operations need not be reached again.
+        if not first[scenario.victim].killed:
+            found.append(f"it was not killed: {first}")
+        kills += 1
+        wrong += [f"{number} {moment} {operations[number]}: {each}" for each in found]
+        shutil.rmtree(folder)
+    return {"operations": len(operations), "kills": kills, "wrong": wrong}
+
+
+def main() -> int:
+    """Runs the enumeration and prints its result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("scenario", choices=SCENARIOS)
+    options = parser.parse_args()
+    result = enumerate_kills(SCENARIOS[options.scenario], options.folder)
+    result["imported"] = [
+        name for name in ("tensorflow", "keras") if name in sys.modules
+    ]
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

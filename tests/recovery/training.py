@@ -1,0 +1,126 @@
+"""A small training that goes on after any end; it ends itself where it is told to.
+
+    tfdist run -np 2 --max-restarts 9 -m tests.recovery.training [ORDER...]
+
+Files are in the working folder. An order is RESTART:RANK:MOMENT:SIGNAL, such as
+0:1:step-7:KILL. Moments: start (before `fit`), step-N, validation-N and save-N (once N
+steps are complete; in a save, its first file is written and has no name yet).
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.recovery.told import Teller
+from tfdist import cluster
+
+RESTARTS = int(os.environ.get("TFDIST_RESTARTS", "0"))
+RANK = cluster.rank()
+teller = Teller(Path.cwd(), RESTARTS, RANK)
+teller.tell(0, "start")
+
+import hashlib  # noqa: E402
+import json  # noqa: E402
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import tfdist  # noqa: E402
+from tfdist.checkpoint.local import LocalFileSystem  # noqa: E402
+
+INTERVAL = int(os.environ.get("EVERY_STEPS", "4"))
+STEPS = 10  # of an epoch
+EPOCHS = int(os.environ.get("EPOCHS", "3"))
+
+
+class Obedience(keras.callbacks.Callback):
+    """Tells where the training is, and carries out what is ordered for this start."""
+
+    def __init__(self, orders: list[str]) -> None:
+        super().__init__()
+        self._orders = []
+        for order in orders:
+            restart, rank, moment, name = order.split(":")
+            if (int(restart), int(rank)) == (RESTARTS, RANK):
+                kind, _, step = moment.partition("-")
+                number = signal.Signals[f"SIG{name}"]
+                self._orders.append((kind, int(step or 0), number))
+        self._resumed: int | None = None
+
+    def step(self) -> int:
+        return int(self.model.optimizer.iterations)
+
+    def reach(self, moment: str) -> None:
+        for order in list(self._orders):
+            kind, step, number = order
+            if kind == moment and self.step() >= step:
+                self._orders.remove(order)
+                print(f"{moment} after step {self.step()}: {number.name}", flush=True)
+                os.kill(os.getpid(), number)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._resumed is None:
+            self._resumed = self.step()
+            print(f"resumed {self._resumed}", flush=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        teller.tell(self.step(), "training")
+        self.reach("step")
+
+    def on_test_batch_end(self, batch, logs=None):
+        teller.tell(self.step(), "validation")
+        self.reach("validation")
+
+
+def obey_while_saving(obedience: Obedience) -> None:
+    """Makes every name that a file gets a moment of a save."""
+    replace = LocalFileSystem.replace
+
+    def watched(self, source, target):
+        if "/step-" in target:
+            obedience.reach("save")
+        replace(self, source, target)
+
+    LocalFileSystem.replace = watched
+
+
+def main(orders: list[str]) -> None:
+    tfdist.set_seed(1)
+    with tfdist.strategy("auto").scope():
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(16, "relu"),
+                keras.layers.Dropout(0.3),
+                keras.layers.Dense(3),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(STEPS * 16, 8)).astype("float32")
+    labels = inputs[:, :3].argmax(axis=1)
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, labels))
+    dataset = dataset.shuffle(len(labels), seed=5).batch(16)
+    obedience = Obedience(orders)
+    obey_while_saving(obedience)
+    obedience.set_model(model)
+    obedience.reach("start")
+    recovery = tfdist.callbacks.CheckpointRecovery("saved", every_steps=INTERVAL)
+    history = model.fit(
+        dataset,
+        epochs=EPOCHS,
+        validation_data=(inputs[:64], labels[:64]),
+        validation_batch_size=32,
+        verbose=0,
+        callbacks=[recovery, obedience],
+    )
+    teller.tell(obedience.step(), "end")
+    text = json.dumps(history.history, sort_keys=True).encode()
+    weights = b"".join(weight.tobytes() for weight in model.get_weights())
+    print(f"hash {hashlib.sha256(weights + text).hexdigest()[:16]}", flush=True)
+
+
+main(sys.argv[1:])

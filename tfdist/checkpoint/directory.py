@@ -1,0 +1,121 @@
+"""Reads a directory of checkpoints, and trusts none of it.
+
+A folder `step-00000123/` is a checkpoint if it has a manifest that is whole, and every
+file that this names has the size, the hash and the tensors that it says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tfdist.checkpoint import manifest as manifests
+from tfdist.checkpoint.errors import CheckpointError, DamagedError
+from tfdist.checkpoint.files import read_file
+from tfdist.checkpoint.filesystem import FileSystem
+from tfdist.checkpoint.layout import Array
+from tfdist.checkpoint.manifest import Manifest
+from tfdist.checkpoint.tensors import read_tensors, verify_tensors
+
+_STEP = re.compile(r"step-(\d{8,18})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A step that was read: every byte is the one that was saved.
+
+    Attributes:
+        manifest: What it consists of, with the plain JSON of all ranks.
+        common: What all ranks share.
+        ranks: What each rank of the job that saved it had, in order of rank.
+    """
+
+    manifest: Manifest
+    common: dict[str, Array]
+    ranks: list[dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory of steps, to be read by anybody at any time."""
+
+    files: FileSystem
+    path: str
+
+    def folder(self, step: int) -> str:
+        """Returns the path of a step's folder."""
+        return f"{self.path}/step-{step:08d}"
+
+    def folders(self) -> list[int]:
+        """Returns the steps that have a folder, whatever is in it, oldest first."""
+        matches = map(_STEP.fullmatch, self.files.names(self.path))
+        # "step-000000001" would be a second folder of step 1.
+        digits = [match[1] for match in matches if match]
+        return sorted(int(each) for each in digits if each == f"{int(each):08d}")
+
+    def steps(self) -> tuple[int, ...]:
+        """Returns the steps that have a manifest, newest first; it is not read."""
+        return tuple(
+            step
+            for step in reversed(self.folders())
+            if manifests.NAME in self.files.names(self.folder(step))
+        )
+
+    def manifest(self, step: int) -> Manifest:
+        """Returns a step's manifest.
+
+        Raises:
+            FileNotFoundError: It has none.
+            DamagedError: It is damaged, or that of another step.
+            CheckpointError: A newer version of tfdist wrote it.
+        """
+        path = f"{self.folder(step)}/{manifests.NAME}"
+        found = manifests.decode(read_file(self.files, path, manifests.MAX_BYTES), path)
+        if found.step != step:
+            raise DamagedError(f"{path} is that of step {found.step}")
+        return found
+
+    def verify(self, step: int) -> str | None:
+        """Returns why a step cannot be used, or None.
+
+        Reads and hashes all of it, in pieces of 8 MiB.
+        """
+        try:
+            for name, written in self.manifest(step).files.items():
+                verify_tensors(self.files, f"{self.folder(step)}/{name}", written)
+        except FileNotFoundError as error:
+            return f"{error.filename or error} is missing"
+        except (CheckpointError, OSError) as error:
+            return str(error).partition("\nHINT")[0]
+        return None
+
+    def glance(self, step: int, manifest: Manifest) -> str | None:
+        """Returns which file of a step is missing or has another size, or None."""
+        for name, written in manifest.files.items():
+            path = f"{self.folder(step)}/{name}"
+            try:
+                source = self.files.open(path)
+            except FileNotFoundError:
+                return f"{name} is missing"
+            except (CheckpointError, OSError) as error:
+                return str(error)
+            source.close()
+            if source.size != written.size:
+                return f"{name} has {source.size} bytes instead of {written.size}"
+        return None
+
+    def load(self, step: int) -> Checkpoint:
+        """Returns a step.
+
+        Raises:
+            OSError: A file cannot be read.
+            DamagedError: A file is not what was saved.
+            CheckpointError: A newer version of tfdist wrote it.
+        """
+        manifest = self.manifest(step)
+        found = {
+            name: read_tensors(self.files, f"{self.folder(step)}/{name}", written)
+            for name, written in manifest.files.items()
+        }
+        ranks = [found[name] for name in manifest.ranks]
+        return Checkpoint(manifest, found[manifest.common], ranks)

@@ -3,6 +3,7 @@
 ORDER = (
     "fitting",
     "data",
+    "position",
     "models",
     "losses",
     "partial_batches",

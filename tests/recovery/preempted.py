@@ -1,8 +1,8 @@
 """A small training that stops after a signal, as one rank of a job.
 
 Prints `RANK r: E` for what happens, and at the end where it stopped. Words: the
-strategy's name, and at which event (such as `batch 2`, `test 1`, `begin`) which ranks
-send themselves which signal how often: `preempted.py horovod "batch 2" 1 TERM 2`.
+strategy's name, and at which event (`begin`, `trace`, `batch 2`, `test 1`, `epoch 0`,
+`end`) which ranks send themselves which signal how often: `horovod "batch 2" 1 TERM 2`.
 """
 
 import os
@@ -51,7 +51,7 @@ class Stop(keras.callbacks.Callback):
         os.kill(os.getpid(), signal.SIGTERM)  # again, while it saves: no harm
         iterations = int(self.model.optimizer.iterations.numpy())
         if self.strategy is not None:
-            self.strategy.agree("saved")
+            self.strategy.agree("saved")  # nobody leaves before, or a launcher kills
         say(f"stops after look {self.looks}, step {iterations}")
         raise SystemExit(EXIT_CODE)
 
@@ -72,6 +72,7 @@ class Stop(keras.callbacks.Callback):
         self.look()
 
     def on_train_end(self, logs=None):
+        self.happen("end")
         self.preemption.remove()
 
 

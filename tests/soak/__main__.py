@@ -7,8 +7,8 @@ One training after the other, of two ranks, is killed with SIGKILL at random mom
 and started again by `tfdist run`. Of each it is asserted that every restart went on
 from the newest checkpoint or a later one, repeated no more than two intervals (one may
 have been on its way to the disk), ended with the hash of weights and history that an
-undisturbed training has, and left no process. The last lines say what was done; exit code 1:
-something was wrong.
+undisturbed training has, and left no process. The last lines say what was done; exit
+code 1: something was wrong.
 """
 
 import argparse

@@ -49,13 +49,10 @@ def consistent_statistics(setting: Setting) -> Results:
     return train(setting, build=build, callbacks=[Consistency(1)])
 
 
-@consistency_row("ReplicaConsistency, LocalSGD(3), compressed", compared=False)
+@consistency_row("ReplicaConsistency, LocalSGD(3)", compared=False)
 def consistent_local_steps(setting: Setting) -> Results:
     """The slots of the replicas' own optimizers differ: only weights are compared."""
-    compress = tfdist.callbacks.GradientCompression(
-        "topk", ratio=0.5, start_step=0, min_size=0, log=False
-    )
-    callbacks = [tfdist.callbacks.LocalSGD(3), compress, Consistency(1)]
+    callbacks = [tfdist.callbacks.LocalSGD(3), Consistency(1)]
     results = train(setting, data=regression(57), callbacks=callbacks)
     return {k: v for k, v in results.items() if k.startswith(("weights/", "history/"))}
 

@@ -59,7 +59,8 @@ def interrupted(setting: Setting, data: Callable[[], Any], **fit: Any) -> Result
         try:
             model.fit(*given[0], callbacks=[first], **arguments)
         except InterruptedError:
-            copy_state(model, again)
+            with setting.scope():
+                copy_state(model, again)
     second = StopAt(None, first.state)
     history = again.fit(*given[1], callbacks=[second], **arguments)
     assert history.epoch == ([0, 1, 2] if setting.strategy is None else [1, 2])

@@ -1,7 +1,8 @@
 """A fit that stops in the middle of an epoch, and another one that goes on there.
 
 Under every strategy both together see the batches of one process that never stopped,
-in its order: the momentum of the optimizer makes the weights depend on it.
+in its order: the momentum of the optimizer makes the weights depend on it. Other data
+and the rest of the state are in the rows of `recovery`.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,8 @@ def interrupted(setting: Setting, data: Callable[[], Any], **fit: Any) -> Result
         try:
             model.fit(*given[0], callbacks=[first], **arguments)
         except InterruptedError:
-            copy_state(model, again)
+            with setting.scope():
+                copy_state(model, again)
     second = StopAt(None, first.state)
     history = again.fit(*given[1], callbacks=[second], **arguments)
     assert history.epoch == ([0, 1, 2] if setting.strategy is None else [1, 2])
@@ -78,20 +80,6 @@ def copy_state(trained: keras.Model, model: keras.Model) -> None:
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:
     return regression(EXAMPLES)
-
-
-@row("arrays, shuffled, resumed in mid-epoch")
-def resumed_arrays(setting: Setting) -> Results:
-    return interrupted(setting, arrays)
-
-
-@row("tf.data, shuffled, resumed in mid-epoch")
-def resumed_dataset(setting: Setting) -> Results:
-    def shuffled() -> tuple[tf.data.Dataset]:
-        data = tf.data.Dataset.from_tensor_slices(arrays())
-        return (data.shuffle(EXAMPLES, seed=5).batch(GLOBAL_BATCH),)
-
-    return interrupted(setting, shuffled, batch_size=None)
 
 
 @row("steps_per_epoch with repeat, resumed in mid-epoch")

@@ -29,12 +29,12 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import tfdist  # noqa: E402
+from tests.recovery.launched import INTERVAL  # noqa: E402
 from tests.resumed_runs import forgetting  # noqa: E402
 from tfdist.checkpoint.local import LocalFileSystem  # noqa: E402
 
-INTERVAL = int(os.environ.get("EVERY_STEPS", "4"))
 STEPS = 10  # of an epoch
-EPOCHS = int(os.environ.get("EPOCHS", "3"))
+EPOCHS = 3
 
 
 class Obedience(keras.callbacks.Callback):

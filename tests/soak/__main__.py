@@ -14,23 +14,17 @@ code 1: something was wrong.
 import argparse
 import functools
 import random
-import re
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.soak.killer import INTERVAL, JOBS, Killer, Round, make_run
-
-STRATEGIES = {
-    "gloo": ("-np", "2", "--strategy", "horovod"),
-    "mpi": ("-np", "2", "--strategy", "horovod", "--controller", "mpi"),
-    "multiworker": ("-np", "2", "--strategy", "multiworker"),
-    "default": ("-np", "1"),
-}
-_HASH = re.compile(r"^hash (\w+)$", re.MULTILINE)
+from tests.integration.running import Run
+from tests.recovery.launched import INTERVAL, STRATEGIES, common_hash, processes
+from tests.soak.killer import JOBS, Killer, Round, make_run
 
 
 def main() -> int:
@@ -108,36 +102,34 @@ def play_job(
     golden: Round | None = None,
 ) -> tuple[Round, str]:
     """Run one job to its end; return what was done, and what is wrong with it."""
-    ranks = 1 if strategy == "default" else 2
+    ranks = processes(strategy)
     run = make_run(folder, job, *STRATEGIES[strategy])
     seconds = 0.3 if job == "counting" else 4.0
+    killer = Killer(run, ranks, draws, seconds, lambda text: print(text, flush=True))
     try:
-        killer = Killer(
-            run, ranks, draws, seconds, lambda text: print(text, flush=True)
-        )
         played = killer.play(kills)
-        code, _, err = run.finish()
-        last = [run.log(rank, played.kills) for rank in range(ranks)]
-        hashes = [hash for log in last for hash in _HASH.findall(log)]
-        played.hash = (
-            hashes[0] if len(set(hashes)) == 1 and len(hashes) == ranks else ""
-        )
-        checks = {
-            f"exit code {code}: {err[-2000:]}": code != 0,
-            f"processes are left: {run.survivors()}": bool(run.survivors()),
-            f"a start failed by itself: {err[-2000:]}": played.died_by_itself(),
-            f"checkpoints were lost: {played.lost()}": max(played.lost(), default=0)
-            > 0,
-            f"steps repeated: {played.repeated()}": max(played.repeated(), default=0)
-            > 2 * INTERVAL,
-            f"another result: {last}": not played.hash
-            or (golden is not None and played.hash != golden.hash),
-        }
+        played.hash = common_hash([run.log(n, played.kills) for n in range(ranks)])
+        return played, "; ".join(_wrong_with(run, played, golden))
     except TimeoutError as error:
         return Round(), str(error)
     finally:
         run.end()
-    return played, "; ".join(text for text, is_so in checks.items() if is_so)
+
+
+def _wrong_with(run: Run, played: Round, golden: Round | None) -> Iterator[str]:
+    code, _, err = run.finish()
+    if code:
+        yield f"exit code {code}"
+    if left := run.survivors():
+        yield f"processes are left: {left}"
+    if played.died_by_itself():
+        yield f"a start failed that was not killed: {err}"
+    if max(played.lost(), default=0) > 0:
+        yield f"checkpoints were lost: {played.lost()}"
+    if max(played.repeated(), default=0) > 2 * INTERVAL:
+        yield f"too many steps were repeated: {played.repeated()}"
+    if not played.hash or (golden is not None and played.hash != golden.hash):
+        yield f"another result: {played.hash!r}"
 
 
 if __name__ == "__main__":

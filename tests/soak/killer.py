@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tests.integration.running import Run
 from tests.recovery import told
-
-INTERVAL = 4  # steps between two checkpoints, as tests/recovery/training.py has it
+from tests.recovery.launched import resumed
 
 JOBS = {
     "training": "tests.recovery.training",
@@ -113,9 +112,7 @@ class Killer:
         for number, start in enumerate(played.starts):
             places = [self._told(number, rank) for rank in self._ranks]
             start.reached = max(place.step for place in places if place is not None)
-            text = self._run.log(0, number)
-            resumed = re.search(r"^resumed (\d+)$", text, re.MULTILINE)
-            start.resumed = int(resumed[1]) if resumed else None
+            start.resumed = resumed(self._run.log(0, number))
         return played
 
     def _wait_for_start(self, number: int) -> bool:

@@ -131,7 +131,7 @@ def note(number, frame):
     print("received", number, flush=True)
     if "leave" in OPTIONS:
         sys.exit(5)
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, note)
 print("ready", os.getpid(), flush=True)
 end = time.monotonic() + 60
@@ -190,10 +190,11 @@ def test_a_signal_arrives_once_whoever_sends_it(wrap):
     assert not psutil.pid_exists(pid)
 
 
-def test_a_rank_may_end_by_itself_in_the_grace_period(wrap):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_rank_may_end_by_itself_in_the_grace_period(wrap, number):
     one = wrap(POLITE)
     script_pid(one)
-    one.process.send_signal(signal.SIGTERM)
+    one.process.send_signal(number)
     assert one.finish() == 5
 
 
@@ -265,6 +266,18 @@ def test_steps_are_told_while_the_rank_is_busy(wrap):
     reported = [m for m in one.heard.messages if m.get("steps") == 3]
     assert reported[0]["expected"] is True
     assert one.finish() == 0
+
+
+def test_how_far_a_killed_rank_was_is_told_with_its_end(wrap):
+    one = wrap(
+        "import os\n"
+        "from tfdist.coordination import progress\n"
+        "progress.reach(41)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert one.finish() == -signal.SIGKILL
+    (ending,) = [message for message in one.heard.messages if "exit" in message]
+    assert ending["reached"] == 41
 
 
 def test_a_stranger_is_not_obeyed(wrap):

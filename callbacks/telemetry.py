@@ -41,7 +41,8 @@ class Telemetry(Placed):
 
     A step's wall time (from batch to batch, validation left out) is divided into
 
-    - waiting for input: from when the step asks for its batch until it is there;
+    - waiting for input: from when the step asks for its batch until it is there, and
+      the making of an epoch's iterator;
     - waiting for other ranks: from when all of the rank's own gradients are computed
       until it has those of all ranks, without what a compressor computes meanwhile;
       the same for the finite flag of loss scaling, the denominators of uneven batches

@@ -37,6 +37,7 @@ class Parts:
         self._began = time.perf_counter()
         self._first: _Mark | None = None  # when the first execution had ended
         self._ended = self._began  # when the last execution had ended
+        self._opening: float | None = None  # seconds until a part's first execution
         self._since = self._mark()
 
     def in_force(self) -> contextlib.AbstractContextManager[None]:
@@ -54,8 +55,9 @@ class Parts:
         return time.perf_counter() - self._began
 
     def begin(self) -> None:
-        """Begins a part; what was between does not count."""
+        """Begins an epoch's first part; what was between does not count."""
         self._steps = 0
+        self._opening = None
         self._since = self._mark()
 
     def end(self) -> np.ndarray:
@@ -70,15 +72,16 @@ class Parts:
         first = self._first
         if first is not None and not since.totals.steps < first.totals.steps:
             first = None
+        opening = self._opening or 0.0
         if first is not None and first.totals.steps < end.totals.steps:
-            since = first
-        self._steps, self._since = 0, end
+            since, opening = first, 0.0
+        self._steps, self._since, self._opening = 0, end, 0.0
         made = Totals(*np.subtract(end.totals, since.totals))
         own = Measured(
             made.steps,
             made.examples,
             end.time - since.time,
-            made.input_seconds,
+            made.input_seconds + opening,
             made.communication_seconds,
             *memory(),
         )
@@ -86,6 +89,8 @@ class Parts:
 
     def _count(self, steps: int) -> None:
         self._ended = time.perf_counter()
+        if self._opening is None:  # Keras has made the epoch's iterator
+            self._opening = self._times.started - self._since.time
         if self._first is None:
             self._first = self._mark()
         else:

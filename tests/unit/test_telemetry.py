@@ -271,3 +271,20 @@ def test_parts_add_up():
     np.testing.assert_array_equal(
         figures.together(nothing, measured((0.1, 0.6))), measured((0.1, 0.6))
     )
+
+
+def test_an_iterator_that_is_slow_to_make_is_waiting_for_input():
+    class SlowToBegin(keras.utils.PyDataset):
+        def __len__(self):
+            return ROWS // BATCH
+
+        def __getitem__(self, number):
+            return tuple(part[:BATCH] for part in data())
+
+        def on_epoch_begin(self):
+            time.sleep(12 * DELAY)
+
+    model, telemetry = compiled(), Telemetry()
+    history = model.fit(SlowToBegin(), epochs=3, verbose=0, callbacks=[telemetry])
+    # The first epoch's belongs to the execution that traces.
+    assert min(history.history["input_ms"][1:]) > 1.9e3 * DELAY

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ class StepTimes:
         self._executed = executed
         self._count = 0  # of steps that were asked for
         self._asks = False  # whether an execution's first batch is still to be taken
+        self.started = 0.0  # when the last execution began, by time.perf_counter()
         local = max(strategy.num_replicas_in_sync // cluster.size(), 1)
         self._replicas = [_Replica() for _ in range(0 if model.jit_compile else local)]
 
@@ -100,6 +102,7 @@ class StepTimes:
             kind = type(iterator)
             steps: int = self._model.steps_per_execution
             self._asks = True
+            self.started = time.perf_counter()
             with (
                 _method(kind, "get_next", self._asking),
                 _method(kind, "get_next_as_optional", self._asking),

@@ -117,7 +117,8 @@ def telemetry_straggler(setting: Setting) -> Results:
     assert figures["slowest_rank"].tolist() == [slow, slow]
     own = figures["step_ms"] - figures["communication_ms"] - figures["input_ms"]
     # The mean over the ranks: one computes, the others wait.
-    assert np.all(own > 0.8e3 * DELAY / setting.size)
+    # What an epoch's last callback takes is past its last step.
+    assert np.all(own > 0.6e3 * DELAY / setting.size)
     if setting.size > 1:
         others = (setting.size - 1) / setting.size
         assert np.all(figures["communication_ms"] > 0.5e3 * DELAY * others)

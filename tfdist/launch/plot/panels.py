@@ -23,6 +23,7 @@ from tfdist.launch.plot.drawing import (
 from tfdist.launch.plot.runs import PARTS, Run
 
 MOST_BARS = 16  # ranks
+HEADROOM = 0.15  # of a panel's height, above what is constant
 MOST_METRICS = 6
 # What other callbacks of tfdist log, in units of their own.
 NOT_METRICS = (
@@ -161,6 +162,7 @@ def rates(panel: Any, runs: Sequence[Run]) -> None:
     scaled = any(not math.isnan(row.loss_scale) for run in runs for row in run.parts)
     title = "Learning rate" + (" and loss scale (dashed)" if scaled else "")
     dress(panel, title, STEP, "learning rate")
+    panel.margins(y=HEADROOM)
     if lines(panel, runs, lambda row: row.learning_rate):
         panel.set_ylim(bottom=0)
     if scaled:
@@ -195,6 +197,7 @@ def bytes_and_memory(panel: Any, runs: Sequence[Run]) -> None:
     dress(panel, title, STEP, "MB per step" if most else "")
     axis = second_axis(panel, "MB in the largest process", MEMORY_COLOUR)
     one = {"color": MEMORY_COLOUR} if len(runs) == 1 else {}
+    axis.margins(y=HEADROOM)
     lines(axis, runs, lambda row: row.memory_mb, linestyle="--", **one)
     axis.set_ylim(bottom=0)
     if len(runs) > 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
 from tfdist import cluster
-from tfdist.checkpoint.errors import CheckpointError
+from tfdist.checkpoint.errors import CheckpointError, DamagedError
 from tfdist.checkpoint.store import Checkpoint, Store
 from tfdist.errors import explain
 from tfdist.strategies.training import KerasTraining
@@ -171,11 +172,17 @@ class _Candidates:
     def _is_good(self, step: int) -> bool:
         if step not in self._verified:
             self._verified.add(step)
+            self._refuse_newer(step)
             reason = self._store.verify(step)
             if reason is not None:
                 self._damaged.add(step)
                 self._reasons[step] = reason
         return step not in self._damaged
+
+    def _refuse_newer(self, step: int) -> None:
+        """Raises CheckpointError if a newer version of tfdist has written a step."""
+        with contextlib.suppress(DamagedError, OSError):  # reasons to pass over it
+            self._store.manifest(step)
 
     def _is_finite(self, step: int) -> bool:
         finite = self._store.manifest(step).finite

@@ -50,10 +50,11 @@ class EverySteps:
 class EverySeconds:
     """Saves when a time has passed, by the chief's clock.
 
-    The ranks do not ask each other in every step: at each meeting the chief says, from
-    the time that steps have taken, after which step they meet again. That is at most
-    twice as far as they have come since the last checkpoint, so that a few meetings
-    find the step, and a slow first step misleads nobody for long.
+    The ranks do not ask each other in every step: whenever they meet, the chief says
+    after how many steps they meet again, or that it is time. That is half of the way
+    that is left, at the pace of the last steps, so that a few meetings find the step,
+    and steps that become slower, or a first one that is traced, mislead nobody for
+    long.
 
     Args:
         interval: Returns the seconds between two checkpoints, from what one costs.
@@ -70,32 +71,37 @@ class EverySeconds:
         self._interval = interval
         self._cost = first_cost
         self._of_chief = of_chief
-        self._since, self._from, self._meeting = 0.0, 0, 0
+        self._since = 0.0  # the last checkpoint
+        self._met = (0, 0.0)  # the step and the time of the last meeting
+        self._pace = 0.0  # seconds per step before it; 0: unknown
+        self._meeting = 1
 
     def begin(self, step: int, now: float) -> None:
         """Counts from a step and a time."""
-        self._since, self._from, self._meeting = now, step, step + 1
+        self._since, self._met, self._meeting = now, (step, now), step + 1
 
     def is_due(self, step: int, now: float) -> bool:
         """Returns whether the time has passed; meets the other ranks if need be."""
-        made = step - self._from
-        if step < self._meeting or not made:
+        before, then = self._met
+        if step < self._meeting or step == before:
             return False
-        elapsed = now - self._since
-        left = self._interval(self._cost) - elapsed
-        steps = 0
-        if left > 0:
-            steps = min(max(int(left * made / max(elapsed, 1e-9)), 1), made)
-        steps = self._of_chief(steps)
-        self._meeting = step + steps
-        return steps == 0
+        self._pace = (now - then) / (step - before)
+        self._met = step, now
+        left = self._interval(self._cost) - (now - self._since)
+        ahead = min(self._half_of(left), 2 * (step - before)) if left > 0 else 0
+        ahead = self._of_chief(ahead)
+        self._meeting = step + ahead
+        return ahead == 0
 
     def saved(self, step: int, now: float, cost: float) -> None:
         """Counts from this step and time on."""
-        made = step - self._from
-        self._cost = cost
-        self._since, self._from = now, step
-        self._meeting = step + max(made // 2, 1)
+        self._cost, self._since, self._met = cost, now, (step, now)
+        ahead = self._half_of(self._interval(cost))
+        self._meeting = step + self._of_chief(ahead)
+
+    def _half_of(self, seconds: float) -> int:
+        """Returns the steps to make in half of a time, at least one."""
+        return max(int(seconds / self._pace / 2), 1) if self._pace else 1
 
 
 def best_interval(cost: float, time_between_failures: float, overhead: float) -> float:

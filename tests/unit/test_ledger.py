@@ -296,3 +296,29 @@ def test_an_offer_carries_what_is_needed_and_nothing_else(job, monkeypatch):
     tokens = {original(offer)["token"] for offer in offers if b"token" in offer}
     assert len(tokens) == 1
     assert len(bytes.fromhex(tokens.pop())) == 32
+
+
+@pytest.mark.parametrize("asking", [[0], [1], [0, 1, 2]])
+def test_all_ranks_stop_after_the_same_look(job, asking):
+    ledgers = job(3)
+
+    def work(rank):
+        for step in range(200):
+            ledgers[rank].agree(f"step {step}")  # as the collectives of a step
+            if ledgers[rank].look(stop=rank in asking and step >= 5):
+                return step
+
+    found = on_every_rank(3, work)
+    assert len(set(found)) == 1 and found[0] >= 5, found
+
+
+def test_a_rank_that_looks_no_more_does_not_hold_the_others(job):
+    ledgers = job(2)
+    assert not ledgers[0].look(stop=False)
+    ledgers[1].look(stop=True)  # and then it trains no more, and answers all the same
+    on_every_rank(2, lambda rank: ledgers[rank].agree("go on"))
+    assert [ledgers[0].look(False), ledgers[0].look(False)][-1]
+
+
+def test_a_rank_alone_stops_when_it_wants():
+    assert [NullLedger().look(False), NullLedger().look(True)] == [False, True]

@@ -122,6 +122,7 @@ class Course:
         self._random_at_epoch = state["random_at_epoch"]
         passes = Passes(self._data.leave)
         self._replace("_get_iterator", lambda: passes)
+        self._ending.callback(passes.close)  # a later fit may go on with the same data
         with self._data.random(self._random_at_fit), self._data.idle():
             while self._epoch < position.epoch:
                 self._run_through(position.length)

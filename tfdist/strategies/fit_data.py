@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -55,9 +56,7 @@ class FitData:
         self._python = self._kind in ("a PyDataset", "a generator") or (
             self._dataset is not None and runs_python(self._dataset)
         )
-        self.findings = tuple(
-            repeatable.findings(self._kind, self._dataset, fit.arguments)
-        )
+        self.findings = tuple(self._find(fit.arguments))
         self.details = self._describe(fit.arguments)
 
     def refuse_other(self, saved: Mapping[str, Any], position: Position) -> None:
@@ -110,9 +109,10 @@ class FitData:
         """Does to what outlasts a pass what this one did."""
         outlasts = self._what_outlasts_a_pass()
         if outlasts is Outlasting.ALL and gone.taken:
-            # All that was taken, and no element more.
             iterator = self.iterator_from(gone.taken - 1)
             next(iterator, None)
+            if gone.taken >= (self._loop.data_adapter.num_batches or math.inf):
+                next(iterator, None)  # prefetching finds the end, too
         elif outlasts is not Outlasting.NOTHING:
             iter(self._loop._distributed_dataset)
 
@@ -150,11 +150,24 @@ class FitData:
     def _what_outlasts_a_pass(self) -> Outlasting:
         if self._kind in ("arrays", "a PyDataset"):
             return Outlasting.NOTHING
-        if self._own is not None and batches.recipe_of(self._own) is not None:
+        if self._recipe() is not None:
             return Outlasting.NOTHING
         if self._kind == "a dataset" and self._dataset is not None:
             return outlasting(self._dataset)
         return Outlasting.ALL
+
+    def _recipe(self) -> batches.Recipe | None:
+        return None if self._own is None else batches.recipe_of(self._own)
+
+    def _find(self, arguments: Mapping[str, Any]) -> list[str]:
+        looked_into = self._dataset is not None or self._recipe() is None
+        kind = self._kind if looked_into else "arrays"  # in an order as sure as theirs
+        found = repeatable.findings(kind, self._dataset, arguments)
+        endless = self._loop.steps_per_epoch and not self._loop.data_adapter.num_batches
+        outlasts = self._what_outlasts_a_pass()
+        if self._kind == "a dataset" and outlasts is Outlasting.ALL and not endless:
+            found.append(repeatable.DRAWN_AHEAD)
+        return found
 
     def _global_batches(self) -> tf.data.Dataset | None:
         """Returns a dataset of as many elements as there are steps, if there is one."""
@@ -176,7 +189,7 @@ class FitData:
 
     def _describe(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what must be equal for a position to mean the same batches."""
-        recipe = None if self._own is None else batches.recipe_of(self._own)
+        recipe = self._recipe()
         seeds = () if self._dataset is None else order.shuffle_seeds(self._dataset)
         return {
             "kind": self._kind,

@@ -32,7 +32,7 @@ class Passes:
     """Stands in for the data.
 
     Args:
-        end: Called with each pass that was not needed, when the next one begins.
+        end: Called with each pass that was not needed, when it ends.
     """
 
     def __init__(self, end: Callable[[Pass], None]) -> None:
@@ -41,7 +41,12 @@ class Passes:
 
     def __iter__(self) -> Pass:
         """Begins a pass."""
-        if self._last is not None and self._last.real is None:
-            self._end(self._last)
+        self.close()
         self._last = Pass()
         return self._last
+
+    def close(self) -> None:
+        """Ends the last pass."""
+        last, self._last = self._last, None
+        if last is not None and last.real is None:
+            self._end(last)

@@ -32,6 +32,12 @@ _BEGIN_INPUT_ONCE = (
     "_ZipDataset",
 )
 
+DRAWN_AHEAD = (
+    "The dataset draws its next order in the middle of a pass (shuffle before repeat, "
+    "cache or concatenate), sooner or later as it is prefetched. HINT: Shuffle after "
+    "these, or call repeat() without a number and fit with steps_per_epoch."
+)
+
 
 class Outlasting(Enum):
     """What of one pass over the data the next pass depends on."""

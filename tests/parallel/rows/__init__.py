@@ -3,6 +3,7 @@
 ORDER = (
     "fitting",
     "data",
+    "position",
     "models",
     "losses",
     "partial_batches",
@@ -20,4 +21,5 @@ ORDER = (
     "compression",
     "consistency",
     "recovery",
+    "recovery_states",
 )

@@ -1,0 +1,340 @@
+"""CheckpointRecovery in one process: arguments, mismatches, the life of a training."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from tests.parallel.setting import Rendezvous, Setting
+from tests.parallel.training import regression, sgd
+from tests.resumed_runs import BreakOff, BrokenOffError, Run, state_of
+from tfdist.callbacks import CheckpointRecovery
+from tfdist.checkpoint.errors import CheckpointError
+from tfdist.checkpoint.manifest import decode, encode
+from tfdist.strategies import fits
+
+layers = keras.layers
+fits.install()
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return Setting("test", None, 0, 1, tmp_path, Rendezvous(tmp_path / "meet", 0, 1))
+
+
+@pytest.fixture
+def run(setting):
+    return Run(setting)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "excerpt"),
+    [
+        ({"directory": 3}, "a path"),
+        ({"directory": " "}, "a path"),
+        ({"every_steps": 0}, "every_steps"),
+        ({"every_steps": -5}, "every_steps"),
+        ({"every_seconds": -1.0}, "every_seconds"),
+        ({"every_seconds": 0}, "every_seconds"),
+        ({"every_steps": 5, "every_seconds": 5.0}, "one of them"),
+        ({"keep": 0}, "keep"),
+        ({"keep_every": 0}, "keep_every"),
+        ({"keep_best": "val_accuracy"}, "('val_accuracy', 'max')"),
+        ({"keep_best": ("loss", "least")}, "mode"),
+        ({"time_between_failures": 0}, "time_between_failures"),
+        ({"overhead": float("nan")}, "overhead"),
+        ({"timeout": -1}, "timeout"),
+    ],
+)
+def test_wrong_arguments(arguments, excerpt):
+    with pytest.raises(ValueError, match="Received: ") as error:
+        CheckpointRecovery(**{"directory": "runs", **arguments})
+    assert excerpt in str(error.value)
+    assert "HINT: " in str(error.value)
+
+
+def test_config_round_trip(tmp_path):
+    callback = CheckpointRecovery(tmp_path, 7, keep_best="val_loss", overhead=0.02)
+    again = CheckpointRecovery.from_config(
+        json.loads(json.dumps(callback.get_config()))
+    )
+    assert again.get_config() == callback.get_config()
+
+
+@pytest.mark.failure(44)
+def test_a_directory_that_cannot_be_used_is_refused_before_the_first_step(run):
+    run.directory.write_text("a file")
+    steps = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: steps.append(batch)
+    )
+    with pytest.raises(CheckpointError, match="HINT: "):
+        run.fit(run.model(), run.recovery(), note)
+    assert steps == []
+
+
+def test_one_recovery_in_a_fit_and_none_beside_it(run, tmp_path):
+    with pytest.raises(ValueError, match="two CheckpointRecovery"):
+        run.fit(run.model(), run.recovery(), run.recovery())
+    other = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+    with pytest.raises(ValueError, match="BackupAndRestore"):
+        run.fit(run.model(), run.recovery(), other)
+
+
+class Outer(keras.Model):
+    """The perceptron, with what a test adds to it."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = list(parts)
+
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs
+
+
+def dense(units=6, **options):
+    return Outer(layers.Dense(units, **options), layers.Dropout(0.1), layers.Dense(1))
+
+
+OTHERS = {
+    "shape": (lambda: dense(7), sgd, "float32[8, 6] in the checkpoint, float32[8, 7]"),
+    "dtype": (lambda: dense(dtype="float64"), sgd, "float64[8, 6] in the model"),
+    "missing": (
+        lambda: Outer(layers.Dense(6), layers.Dense(1)),
+        sgd,
+        "1.Dropout: a layer in the checkpoint, none in the model",
+    ),
+    "extra": (
+        lambda: Outer(*dense().parts, layers.Dense(1)),
+        sgd,
+        "3.Dense: none in the checkpoint, a layer in the model",
+    ),
+    "bias": (
+        lambda: dense(use_bias=False),
+        sgd,
+        "0.Dense/bias: only in the checkpoint",
+    ),
+    "optimizer": (dense, keras.optimizers.Adam, "['SGD'] in the checkpoint, ['Adam']"),
+    "momentum": (dense, keras.optimizers.SGD, "momentum"),
+}
+
+
+@pytest.mark.failure(39)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_model_or_optimizer_is_refused_and_nothing_changed(setting, kind):
+    Run(setting, build=dense).broken_off(7, 6)
+    build, optimizer, excerpt = OTHERS[kind]
+    other = Run(setting, build=build, optimizer=optimizer)
+    model = other.model()
+    model(np.zeros((1, 8)))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"nothing was\s+changed") as error:
+        other.fit(model, other.recovery())
+    assert excerpt in str(error.value)
+    for one, same in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
+@pytest.mark.failure(39)
+def test_names_that_count_other_models_do_not_matter(setting):
+    run = Run(setting, build=dense)
+    whole = run.whole()
+    run.broken_off(7, 6)
+    for _ in range(3):
+        dense()(np.zeros((1, 8)))
+    assert not run.differences(whole, run.resumed())
+
+
+@pytest.mark.failure(40)
+def test_a_newer_format_is_refused(run):
+    run.broken_off(7, 6)
+    path = run.directory / "step-00000006" / "MANIFEST.json"
+    newer = dataclasses.replace(decode(path.read_bytes(), "it"), format=99)
+    path.write_bytes(encode(newer))
+    with pytest.raises(CheckpointError, match=r"newer(.|\n)*HINT"):
+        run.resumed()
+
+
+@pytest.mark.failure(3)
+def test_a_damaged_checkpoint_is_passed_over_and_said(run, caplog):
+    whole = run.whole()
+    run.broken_off(10, 9)
+    (path,) = (run.directory / "step-00000009").glob("common*")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert not run.differences(whole, run.resumed())
+    assert run.resumed_step == 6
+    assert caplog.text.count("passes over") == 1
+    assert path.name in caplog.text
+
+
+@pytest.mark.failure(18)
+def test_a_state_that_is_not_finite_is_the_last_resort(run, caplog):
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 9:
+                self.model.layers[0].bias.assign(np.full(6, np.nan))
+
+    model = run.model()
+    breaking = BreakOff(10, 9, run.directory)
+    with pytest.raises(BrokenOffError):
+        run.fit(model, run.recovery(), Spoil(), breaking)
+    run.resumed()
+    assert run.resumed_step == 6
+    assert "step 9: it holds infinities or NaN" in caplog.text
+
+
+@pytest.mark.failure(41)
+def test_a_finished_run_returns_at_once(run):
+    whole = run.whole()
+    run.resumed()
+    steps = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: steps.append(batch)
+    )
+    again = run.resumed(note)
+    assert (steps, run.resumed_step) == ([], 12)
+    assert not run.differences(whole, again)
+
+
+@pytest.mark.failure(41)
+def test_epochs_raised_go_on_exactly_and_lowered_end(run):
+    run.fit(run.model(), run.recovery(), epochs=2)
+    raised = run.resumed()
+    assert run.resumed_step == 8
+    assert not run.differences(run.whole(), raised)
+    lowered = run.resumed(epochs=1)
+    assert not run.differences(raised, lowered)
+
+
+@pytest.mark.failure(41)
+def test_training_that_was_stopped_early_stays_so(setting):
+    def callbacks():
+        return [
+            keras.callbacks.EarlyStopping(
+                "loss", min_delta=10.0, patience=2, restore_best_weights=True
+            )
+        ]
+
+    run = Run(setting, callbacks, epochs=6)
+    whole = run.whole()
+    assert len(whole[1].epoch) == 3
+    run.resumed()
+    again = run.resumed()
+    assert run.resumed_step == 12
+    assert not run.differences(whole, again)
+
+
+@pytest.mark.failure(41)
+def test_the_same_objects_go_on_after_an_exception(run):
+    whole = run.whole()
+    model, recovery = run.model(), run.recovery()
+    with pytest.raises(BrokenOffError):
+        run.fit(model, recovery, BreakOff(7, 6, run.directory))
+    history = run.fit(model, recovery)
+    assert recovery.resumed_step == 6
+    assert not run.differences(whole, (model, history))
+    # Nothing of the resumed fit is left behind.
+    assert model.fit(*regression(), epochs=2, verbose=0).epoch == [0, 1]
+
+
+@pytest.mark.failure(41)
+def test_training_broken_off_by_a_callback_goes_on_within_the_epoch(run):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = self.model.optimizer.iterations == 6
+
+    whole = run.whole()
+    run.fit(run.model(), run.recovery(1000), Stop())
+    resumed = run.resumed()
+    assert run.resumed_step == 6
+    assert not run.differences(whole, resumed)
+
+
+def two_fits(run, *others):
+    """Train twice in one script, as it is started anew after each crash."""
+    model, recovery = run.model(), run.recovery()
+    first = run.fit(model, recovery, epochs=2)
+    second = run.fit(model, recovery, *others, epochs=3)
+    return model, first, second, recovery
+
+
+@pytest.mark.failure(41)
+def test_the_second_fit_of_a_script_goes_on(run, caplog):
+    whole, first, second, _ = two_fits(run)
+    shutil.rmtree(run.directory)
+    with pytest.raises(BrokenOffError):
+        two_fits(run, BreakOff(8, 15, run.directory))
+    model, skipped, resumed, recovery = two_fits(run)
+    assert recovery.resumed_step == 15
+    assert "is skipped" in caplog.text
+    assert skipped.history == first.history
+    assert not run.differences((whole, second), (model, resumed))
+
+
+def test_one_directory_for_one_model(run):
+    recovery = run.recovery()
+    model = run.model()
+    run.fit(model, recovery)
+    with pytest.raises(ValueError, match="of one model"):
+        run.fit(run.model(), recovery)
+
+
+def test_the_best_checkpoint_stays(run):
+    rates = iter([0.1, 0.1, 10.0, 10.0, 10.0, 10.0])
+    raise_rate = keras.callbacks.LearningRateScheduler(lambda epoch: next(rates))
+    recovery = run.recovery(4, keep=1, keep_best="loss")
+    history = run.fit(run.model(), recovery, raise_rate, epochs=6)
+    best = 4 * (1 + int(np.nanargmin(history.history["loss"])))
+    kept = {path.name for path in run.directory.glob("step-*")}
+    assert {f"step-{step:08d}" for step in (best, 24)} <= kept
+    assert len(kept) < 6
+
+
+@pytest.mark.failure(22)
+def test_random_states_of_python_numpy_and_keras_go_on(setting):
+    import random
+
+    import tensorflow as tf
+
+    drawn = []
+
+    class Draw(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            drawn.append(
+                (
+                    random.random(),
+                    float(np.random.rand()),
+                    float(tf.random.uniform([])),
+                    float(keras.random.uniform([])),
+                )
+            )
+
+    run = Run(setting, lambda: [Draw()])
+    run.whole()
+    whole = drawn[:]
+    run.broken_off(7, 6)
+    drawn.clear()
+    run.resumed()
+    assert drawn == whole[6:]
+
+
+def test_state_of_sees_one_bit(run):
+    model, history = run.whole()
+    before = state_of(model, history)
+    model.layers[-1].bias.assign_add([1e-6])
+    assert [b.tobytes() for _, b in before] != [
+        b.tobytes() for _, b in state_of(model, history)
+    ]
+
+
+def test_files_are_for_their_owner_alone(run):
+    run.fit(run.model(), run.recovery())
+    assert os.stat(run.directory).st_mode & 0o777 == 0o700

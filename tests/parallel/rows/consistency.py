@@ -84,3 +84,21 @@ def consistent_repaired(setting: Setting) -> Results:
     steps = {"steps": 8, "compared": 8, "ended": 8}
     assert again.get_state() == steps | {"repairs": repairs}
     return outcome(setting, model, history)
+
+
+@consistency_row("callbacks.defaults: scaled, compared, measured, saved")
+def consistent_defaults(setting: Setting) -> Results:
+    callbacks = tfdist.callbacks.defaults(
+        setting.directory / "runs",
+        log_dir=setting.directory / "logs",
+        reference_batch_size=8,
+        warmup_epochs=1,
+        every=2,
+    )
+    results = train(
+        setting, optimizer=lambda: sgd(learning_rate=0.02), callbacks=callbacks
+    )
+    setting.barrier()  # the chief has written its files
+    assert (setting.directory / "logs" / "telemetry.csv").exists()
+    # The history holds what Telemetry has measured.
+    return {k: v for k, v in results.items() if not k.startswith("history/")}

@@ -113,8 +113,10 @@ def test_orthonormal_whatever_comes(rows, columns, rank, size):
 def test_vanished_rows_are_drawn_anew():
     rows = tf.constant([[1.0, 2.0], [0.0, 0.0], [3e-20, 0.0]])
     fresh = tf.fill([3, 2], 7.0)
-    np.testing.assert_array_equal(refreshed(rows, fresh), [[0.5, 1], [7, 7], [7, 7]])
-    np.testing.assert_array_equal(refreshed(tf.zeros([3, 2]), fresh), fresh)
+    np.testing.assert_array_equal(
+        refreshed(rows, lambda: fresh), [[0.5, 1], [7, 7], [7, 7]]
+    )
+    np.testing.assert_array_equal(refreshed(tf.zeros([3, 2]), lambda: fresh), fresh)
 
 
 @given(st.integers(1, 5000), st.floats(0.001, 1.0), st.integers(0, 2**31))

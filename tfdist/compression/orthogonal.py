@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -23,7 +25,7 @@ def orthonormal(rows: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matrix_transpose(tf.linalg.qr(columns).q)
 
 
-def refreshed(rows: tf.Tensor, fresh: tf.Tensor) -> tf.Tensor:
+def refreshed(rows: tf.Tensor, draw: Callable[[], tf.Tensor]) -> tf.Tensor:
     """Returns rows of length about 1, with fresh ones in place of vanished ones.
 
     A row that has become zero (a step without gradients, a matrix of lower rank)
@@ -31,8 +33,12 @@ def refreshed(rows: tf.Tensor, fresh: tf.Tensor) -> tf.Tensor:
 
     Args:
         rows: [rows, columns] in float32.
-        fresh: Random rows of the same shape.
+        draw: Returns random rows of the same shape; drawing takes longer than all
+            else here, and nearly never happens.
     """
     lengths = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)
     alive = lengths > 1e-6 * tf.reduce_max(lengths)
-    return tf.where(alive, tf.math.divide_no_nan(rows, lengths), fresh)
+    scaled = tf.math.divide_no_nan(rows, lengths)
+    return tf.cond(
+        tf.reduce_all(alive), lambda: scaled, lambda: tf.where(alive, scaled, draw())
+    )

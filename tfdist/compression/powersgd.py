@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -141,9 +142,10 @@ class PowerSGD(Compressor):
     ) -> Rounds[list[tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]]]:
         starts = []
         for item, matrix in zip(items, matrices, strict=True):
-            fresh = self._random(matrix.shape[1], draw_seed(place, item.key))
+            seed = draw_seed(place, item.key)
+            draw = functools.partial(self._random, matrix.shape[1], seed)
             old = item.state.get("q")
-            starts.append(fresh if old is None else refreshed(old, fresh))
+            starts.append(draw() if old is None else refreshed(old, draw))
         pairs = zip(matrices, starts, strict=True)
         groups = groups_of(matrices)
         sums = yield from self._summed(
@@ -172,8 +174,8 @@ class PowerSGD(Compressor):
             old = tf.where(
                 left, _padded(item.state["q"], longer), _padded(item.state["p"], longer)
             )
-            fresh = self._random(longer, draw_seed(place, item.key))
-            old = refreshed(old, fresh)
+            seed = draw_seed(place, item.key)
+            old = refreshed(old, functools.partial(self._random, longer, seed))
             # Each turn has its own shape; padded to one, so that the buffer that
             # travels (and Horovod's cache of its shape) never changes.
             basis, factor = tf.cond(

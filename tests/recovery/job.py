@@ -19,7 +19,7 @@ from tfdist.checkpoint.store import Store
 
 Arrays = dict[str, np.ndarray]
 
-STEPS = 5
+STEPS = 4
 KEEP = 2
 
 

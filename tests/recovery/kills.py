@@ -45,32 +45,32 @@ class Scenario:
     victim: int = 0
     # How often each rank looks for others' files depends on time: not counted then.
     ignored: tuple[str, ...] = ()
-    prepare: Callable[[Path], int | None] = lambda folder: None  # returns a good step
+    prepare: Callable[[Path], None] = lambda folder: None  # makes it, or leaves it out
+    base: int | None = None  # the step that is good then
     leftovers: Callable[[Path], list[str]] = lambda folder: names(folder)
 
 
-def crashed(folder: Path) -> int:
+def crashed(folder: Path) -> None:
     """Leaves what a crash in the save of step 4 leaves, and step 3 damaged."""
     counted = Watched(LocalFileSystem())
-    job.run(str(folder.with_suffix(".dry")), counted, steps=4)
-    shutil.rmtree(folder.with_suffix(".dry"))
+    job.run(str(folder), counted)
+    shutil.rmtree(folder)
     last = max(
         number
         for number, (operation, path) in enumerate(counted.done)
         if operation == "replace" and "MANIFEST" in path
     )
     files = Watched(LocalFileSystem(), killed_at(last, "before"))
-    wait([fork(lambda note: job.run(str(folder), files, steps=4) and None)])
+    wait([fork(lambda note: job.run(str(folder), files) and None)])
     (broken,) = folder.glob("step-00000003/common-*")
     data = bytearray(broken.read_bytes())
     data[-1] ^= 1
     broken.write_bytes(data)
-    return 2
 
 
 SCENARIOS = {
     "fresh": Scenario(),
-    "again": Scenario(prepare=crashed),
+    "again": Scenario(prepare=crashed, base=2),
     "chief": Scenario(size=2, victim=0, ignored=READING),
     "other": Scenario(size=2, victim=1, ignored=READING),
     "naive": Scenario(run=naive.run, leftovers=naive.names),
@@ -203,15 +203,16 @@ def names(folder: Path) -> list[str]:
 
 def enumerate_kills(scenario: Scenario, place: Path) -> dict[str, Any]:
     """Kills the job at every moment; returns the numbers and what was wrong."""
-    scenario.prepare(place / "dry")
+    scenario.prepare(place / "before")
+    _copy(place / "before", place / "dry")
     operations = start(scenario, place / "dry")[scenario.victim].last("operations")
     kills, wrong = 0, []
     for number, moment in moments(operations):
         folder = place / f"{number}-{moment}"
-        base = scenario.prepare(folder)
+        _copy(place / "before", folder)
         first = start(scenario, folder, doomed_at(number, moment), scenario.victim)
         second = start(scenario, folder)
-        history = History(saved=base).then(first[0])
+        history = History(saved=scenario.base).then(first[0])
         found = list(judge(history, second)) or scenario.leftovers(folder)
         if not first[scenario.victim].killed:
             found.append(f"it was not killed: {first}")
@@ -219,6 +220,11 @@ def enumerate_kills(scenario: Scenario, place: Path) -> dict[str, Any]:
         wrong += [f"{number} {moment} {operations[number]}: {each}" for each in found]
         shutil.rmtree(folder)
     return {"operations": len(operations), "kills": kills, "wrong": wrong}
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if source.exists():
+        shutil.copytree(source, folder)
 
 
 def kill_at_random(

@@ -46,7 +46,7 @@ def killed(scenario: str, place: Path, *options: str) -> Any:
 @pytest.mark.failure(1)
 @pytest.mark.parametrize(
     ("scenario", "least"),
-    [("fresh", 200), ("again", 180), ("chief", 150), ("other", 80)],
+    [("fresh", 180), ("again", 160), ("chief", 110), ("other", 70)],
 )
 def test_a_kill_at_any_operation_loses_nothing(scenario, least, place):
     result = killed(scenario, place)

@@ -118,6 +118,7 @@ class RecoveredFit:
                 function that tells all ranks the chief's number.
         """
         model, strategy = self._model, self._model.distribute_strategy
+        _refuse_other_optimizers(model)
         self._epochs, self._steps = epochs, steps
         with strategy.scope():
             if model.optimizer is not None and not model.optimizer.built:
@@ -311,3 +312,22 @@ def _running(model: keras.Model) -> fits.Call:
             )
         )
     return fit
+
+
+def _refuse_other_optimizers(model: keras.Model) -> None:
+    """Raises ValueError if a model keeps optimizers that Keras does not know of."""
+    others = [
+        name
+        for name, value in vars(model).items()
+        if isinstance(value, keras.optimizers.Optimizer)
+        and value is not model.optimizer
+    ]
+    if others:
+        raise ValueError(
+            explain(
+                "CheckpointRecovery saves one optimizer, model.optimizer",
+                received=f"more of them: {', '.join(f'model.{n}' for n in others)}",
+                expected="a model with one optimizer",
+                hint="Use a model for each optimizer; or tf.train.CheckpointManager.",
+            )
+        )

@@ -85,6 +85,13 @@ def test_one_recovery_in_a_fit_and_none_beside_it(run, tmp_path):
         run.fit(run.model(), run.recovery(), other)
 
 
+def test_optimizers_that_keras_does_not_know_of_are_not_forgotten(run):
+    model = run.model()
+    model.second = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match=r"model\.second(.|\n)*HINT"):
+        run.fit(model, run.recovery())
+
+
 class Outer(keras.Model):
     """The perceptron, with what a test adds to it."""
 

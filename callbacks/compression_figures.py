@@ -8,11 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.compression import Fused, NoCompression
 from tfdist.compression.residuals import RESIDUAL
 from tfdist.gradients.attach import GradientPath
-from tfdist.gradients.compressed import CompressedSum, slots_of
+from tfdist.gradients.compressed import CompressedSum
 from tfdist.strategies import synchronize
+
+from .bytes_sent import dense_bytes
 
 
 class Figures:
@@ -53,8 +54,7 @@ class Figures:
             compressed: What compresses; None before it began.
         """
         ranks = strategy.num_replicas_in_sync
-        plain = Fused(NoCompression(), slots_of(path.kinds or ()), ranks)
-        dense = sent = plain.bytes_uncompressed()
+        dense = sent = dense_bytes(path, ranks)
         norm = milliseconds = 0.0
         if compressed is not None:
             squares, seconds = measured(strategy, compressed)

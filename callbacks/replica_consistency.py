@@ -46,7 +46,8 @@ class ReplicaConsistency(Placed):
 
     Args:
         every: Steps between two comparisons. An epoch's end is looked at if as many
-            have passed since the last one that was, and always at the end of training.
+            have passed since the last one that was, and the end of training always.
+            In epochs that have no more steps, replicas are compared at their ends only.
         action: "raise" stops all ranks. "repair" sends the values of the first
             replica to all others and says so. "warn" says so, once for the same
             variables.
@@ -66,7 +67,6 @@ class ReplicaConsistency(Placed):
     precedes: ClassVar = {
         "ModelCheckpoint": _SAVES,
         "BackupAndRestore": _SAVES,
-        "CheckpointRecovery": _SAVES,
     }
 
     def __init__(
@@ -79,7 +79,7 @@ class ReplicaConsistency(Placed):
         self._group: Group | None = None
         self._epoch = 0
         self._before = 0  # steps of all epochs before this one
-        self._steps = 0  # of all epochs
+        self._steps = 0  # and those of this one
         self._compared = 0  # the step after which replicas were last compared
         self._ended = 0  # the same, at an epoch's end
         self._is_new = True  # no step was compared in this fit
@@ -90,6 +90,8 @@ class ReplicaConsistency(Placed):
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the other replicas."""
         self._is_new = True
+        # The steps of an epoch that was broken off are made again.
+        self._compared = min(self._compared, self._before)
         self._group = group_of(self.model)
         strategy = self.model.distribute_strategy
         if self._group is not None and isinstance(strategy, KerasTraining):
@@ -97,24 +99,28 @@ class ReplicaConsistency(Placed):
             strategy.agree("replica consistency", config)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts to count."""
-        self._epoch, self._before = epoch, self._steps
+        """Notes the epoch."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Compares after the first step, and when it is time."""
         self._steps = self._before + batch + 1
-        if self._is_new or self._steps - self._compared >= self.every:
+        is_due = self._steps - self._compared >= self.every
+        is_short = (self.params.get("steps") or self.every + 1) <= self.every
+        if self._is_new or (is_due and not is_short):
             self._compare(f"after step {batch + 1} of epoch {self._epoch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compares what is averaged at the end of epochs too."""
+        self._before = self._steps
         if self._steps - self._ended >= self.every:
             self._ended = self._steps
             self._compare(f"at the end of epoch {epoch + 1}", settled=True)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Compares what is left to the user."""
-        self._compare("at the end of training", settled=True)
+        if not self._is_new:  # before the first step, ranks may hold what they like
+            self._compare("at the end of training", settled=True)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data."""
@@ -129,11 +135,11 @@ class ReplicaConsistency(Placed):
         """Returns what has to be remembered; equal on all processes.
 
         Returns:
-            "steps" that were made, those "compared" and "ended" with a comparison, and
-            the number of "repairs".
+            "steps" of complete epochs; the step last "compared", and that of the last
+            epoch's end that was; the number of "repairs".
         """
         return {
-            "steps": self._steps,
+            "steps": self._before,
             "compared": self._compared,
             "ended": self._ended,
             "repairs": self._repairs,
@@ -147,7 +153,7 @@ class ReplicaConsistency(Placed):
                 same list on every process.
         """
         state = states[0]
-        self._steps, self._before = state["steps"], state["steps"]
+        self._steps = self._before = state["steps"]
         self._compared, self._ended = state["compared"], state["ended"]
         self._repairs = state["repairs"]
 

@@ -44,8 +44,7 @@ def common_variables(
         variables = variables if settled else []
         variables += keras_names.innermost(outer.optimizer)._trainable_variables
         variables += outer.optimizer.variables
-    iterations = keras_names.innermost(optimizer).iterations
-    variables.sort(key=lambda variable: variable is not iterations)  # tells the most
+    variables.sort(key=lambda each: each.name != "iteration")  # tells the most
     differing = [*model.metrics_variables, *keras_names.accumulators_of(optimizer)]
     if not (settled and own_strategy):
         differing += replica_statistics(model)

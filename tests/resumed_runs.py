@@ -5,6 +5,7 @@ import fnmatch
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -70,6 +71,39 @@ def forgetting(*patterns: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def forgetting_residuals() -> Iterator[None]:
+    """Leaves out what compression has not sent yet."""
+    from tfdist.callbacks import GradientCompression
+
+    set_state = GradientCompression.set_state
+
+    def without(callback: Any, states: Any) -> None:
+        for state in states:
+            for name in state["arrays"]:
+                if name.startswith("residual/"):
+                    state["arrays"][name][...] = 0
+        set_state(callback, states)
+
+    with mock.patch.object(GradientCompression, "set_state", without):
+        yield
+
+
+@contextlib.contextmanager
+def forgetting_the_batch() -> Iterator[None]:
+    """Begins the epoch again."""
+    from tfdist.strategies.course import Course
+
+    resume = Course.resume
+
+    def from_batch_0(course: Any, state: Any, logs: Any = None) -> None:
+        position = {**state["position"], "batch": 0}
+        resume(course, {**state, "position": position}, logs)
+
+    with mock.patch.object(Course, "resume", from_batch_0):
+        yield
+
+
 class Run:
     """One training, which can be made whole, or in parts with a new model each.
 
@@ -97,6 +131,7 @@ class Run:
     ) -> None:
         self.setting = setting
         self.directory = setting.directory / "checkpoints"
+        self._kept = setting.directory / "kept"
         self._make = (build, optimizer, loss, compiled or {})
         self._callbacks = callbacks
         self._data = regression(57) if data is None else data
@@ -161,40 +196,30 @@ class Run:
 
     def check(self, after: int = 7, step: int = 6, every: int = 3) -> Results:
         """Assert that a run which goes on equals the whole one; return what it gave."""
-        whole = self.whole()
+        self._whole = self.whole()
         self.broken_off(after, step, every)
+        self._step = step
+        self._copy(self.directory, self._kept)
         resumed = self.resumed()
         assert self.resumed_step == step
-        differences = self.differences(whole, resumed)
+        differences = self.differences(self._whole, resumed)
         assert not differences, "\n".join(differences)[:1000]
         return outcome(self.setting, resumed[0])
 
-    def check_control(
-        self, *patterns: str, after: int = 7, step: int = 6, every: int = 3
-    ) -> None:
-        """Assert that a run which forgets something does not equal the whole one."""
-        whole = self.whole()
-        self.broken_off(after, step, every)
-        with forgetting(*patterns):
+    def check_control(self, forgetting: AbstractContextManager[None]) -> None:
+        """Assert, after `check`, that a run which forgets something ends elsewhere."""
+        self._copy(self._kept, self.directory)
+        with forgetting:
             resumed = self.resumed()
-        assert self.resumed_step == step
-        assert self.differences(whole, resumed)
+        assert self.resumed_step == self._step
+        assert self.differences(self._whole, resumed)
 
-    def check_residuals_matter(self) -> None:
-        """Assert that without what compression has left a run goes on otherwise."""
-        from tfdist.callbacks import GradientCompression
-
-        set_state = GradientCompression.set_state
-
-        def without(callback: Any, states: Any) -> None:
-            for state in states:
-                for name in state["arrays"]:
-                    if name.startswith("residual/"):
-                        state["arrays"][name][...] = 0
-            set_state(callback, states)
-
-        with mock.patch.object(GradientCompression, "set_state", without):
-            self.check_control()
+    def _copy(self, source: Path, target: Path) -> None:
+        self.setting.barrier()
+        if self.setting.rank == 0:
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+        self.setting.barrier()
 
 
 def state_of(model: keras.Model, history: Any) -> Sequence[tuple[str, np.ndarray]]:

@@ -13,4 +13,6 @@ NONE = "no callback"
 # Each makes a callback as users would; the folder is its own, and empty.
 CANDIDATES: dict[str, Callable[[Path], Any]] = {
     "GradientNoiseScale": lambda folder: tfdist.callbacks.GradientNoiseScale(),
+    "Telemetry": lambda folder: tfdist.callbacks.Telemetry(folder),
+    "ReplicaConsistency": lambda folder: tfdist.callbacks.ReplicaConsistency(),
 }

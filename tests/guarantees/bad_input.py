@@ -186,6 +186,15 @@ def precise_twice(place: Place) -> Any:
     return fit_with(place, kind("mixed_bfloat16"), kind("float32"))
 
 
+def measured_twice(place: Place) -> Any:
+    kind = tfdist.callbacks.Telemetry
+    return fit_with(place, kind(), kind(every=5))
+
+
+def unwritable_log_dir(place: Place) -> Any:
+    return fit_with(place, tfdist.callbacks.Telemetry("/dev/null/runs"))
+
+
 def two_loss_scales(place: Place) -> Any:
     scaled = keras.optimizers.LossScaleOptimizer
     with place.strategy.scope():

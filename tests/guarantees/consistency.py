@@ -161,56 +161,19 @@ def repaired(place: Place) -> Any:
     return run(place, load_other_weights, "repair")
 
 
-def by_design(place: Place) -> Any:
-    """What may differ: accumulated gradients, plain statistics, local steps."""
-    kinds = tfdist.callbacks
-    every = kinds.ReplicaConsistency(every=1)
-
-    def fit(callbacks: list, norm: bool = False, **options: Any) -> Any:
-        layers = [keras.layers.BatchNormalization()] if norm else []
-        with place.strategy.scope():
-            model = keras.Sequential(
-                [keras.Input((4,)), keras.layers.Dense(3), *layers]
-                + [keras.layers.Dropout(0.3), keras.layers.Dense(1)]
-            )
-            sgd = keras.optimizers.SGD(0.05, momentum=0.9, **options)
-            model.compile(sgd, "mse")
-        # 7 steps: an accumulation of 3 is not complete at the epoch's end.
-        data = batches(rows=8 * 7 + 4, drop_remainder=False)
-        arguments: dict[str, Any] = {"epochs": 2, "verbose": 0}
-        return caught(lambda: model.fit(data, callbacks=callbacks, **arguments))
-
-    compress = kinds.GradientCompression("topk", ratio=0.2, start_step=0, min_size=0)
-    return {
-        "accumulated": fit([every], gradient_accumulation_steps=3),
-        "statistics": fit([every], norm=True),
-        "local": fit([kinds.LocalSGD(3), every], norm=True),
-        "local, compressed": fit([kinds.LocalSGD(3), compress, every]),
-        "compressed": fit([compress, every]),
-        "averaged": fit([every], use_ema=True, ema_overwrite_frequency=2),
-        "precision": fit([kinds.MixedPrecision("mixed_float16"), every]),
-    }
-
-
 def late_statistics(place: Place) -> Any:
     """Plain statistics that still differ when the epoch has ended."""
     with place.strategy.scope():
-        model = keras.Sequential(
-            [
-                keras.Input((4,)),
-                keras.layers.BatchNormalization(),
-                keras.layers.Dense(1),
-            ]
-        )
+        norm = keras.layers.BatchNormalization()
+        model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
         model.compile(keras.optimizers.SGD(0.05), "mse")
-    statistics = model.layers[0].moving_mean
     harm = Harm(place, 0, nothing)
     harm.set_model(model)
-    late = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: harm.assign(
-            norm.moving_mean, lambda now: now + 1
-        )
-    )
+
+    def at_the_end(epoch: int, logs: Any) -> None:
+        harm.assign(norm.moving_mean, lambda now: now + 1)
+
+    late = keras.callbacks.LambdaCallback(on_epoch_end=at_the_end)
     every = tfdist.callbacks.ReplicaConsistency(every=1)
     return caught(lambda: model.fit(batches(), verbose=0, callbacks=[late, every]))
 
@@ -297,7 +260,6 @@ if __name__ == "__main__":
         raised,
         warned,
         repaired,
-        by_design,
         late_statistics,
         late_local_steps,
         other_arguments,

@@ -100,6 +100,14 @@ def other_precision(place: Place) -> Any:
     return fails(place, act)
 
 
+def other_telemetry(place: Place) -> Any:
+    def act(strategy: tf.distribute.Strategy) -> None:
+        telemetry = tfdist.callbacks.Telemetry(every=10 + place.rank)
+        compiled(strategy).fit(batches(), callbacks=[telemetry], verbose=0)
+
+    return fails(place, act)
+
+
 def extra_model(place: Place) -> Any:
     """No disagreement: rank 0 alone builds models, and even calls one of them."""
     strategy = place.connect()

@@ -23,6 +23,8 @@ MESSAGES = {
     "nothing_to_compress": ("ValueError", "nothing to compress"),
     "long_warm_up": ("ValueError", "a warm-up of 6 steps"),
     "precise_twice": ("ValueError", "two MixedPrecision"),
+    "measured_twice": ("ValueError", "two Telemetry"),
+    "unwritable_log_dir": ("ValueError", "log_dir='/dev/null/runs'"),
     "two_loss_scales": ("ValueError", "two loss scales"),
     "unknown_policy": ("ValueError", "'mixed_flaot16'"),
 }

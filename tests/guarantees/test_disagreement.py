@@ -18,6 +18,7 @@ DIFFERENCES = {
     "other_call": r"rank 0: evaluate; rank 1: predict",
     "other_compressor": r"\['compressor'\]: rank 0: .*0\.1.*rank 1: .*0\.2",
     "other_rate": r"\['factor'\]: rank 0: 1.0 to 2.0; rank 1: 1.0 to 4.0",
+    "other_telemetry": r"\['every'\]: rank 0: 10; rank 1: 11",
     "other_precision": r"rank 0: mixed_bfloat16 for 3 .*rank 1: float32 for 3",
 }
 # Those that leave the ranks in step share a launch; an aborted collective ends it.

@@ -62,10 +62,10 @@ class Run:
             start_new_session=True,
         )
 
-    def finish(self) -> tuple[int, str, str]:
+    def finish(self, seconds: float = SECONDS) -> tuple[int, str, str]:
         """Return the exit code, stdout and stderr."""
         try:
-            out, err = self.process.communicate(timeout=SECONDS)
+            out, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.end()
             raise

@@ -78,7 +78,8 @@ def test_a_killed_rank_restarts_all(run, launch):
     host = os.uname().nodename
     log = one.logs / "attempt-0" / "rank-1.log"
     assert first == (
-        f"tfdist: rank 1 of 2 on {host} was ended by SIGKILL (log: {log}); "
+        f"tfdist: rank 1 of 2 on {host} was ended by SIGKILL after step 1 (log: "
+        f"{log}); "
         "failure 1 of 4; restart 1 in 0.1 s"
     )
     assert second == "tfdist: restart 1 with 2 ranks on localhost"
@@ -95,6 +96,8 @@ def test_one_process_with_several_devices_restarts(run):
     assert "rank 0 of 1" in err and "restart 1 with 1 rank on localhost" in err
 
 
+@pytest.mark.full
+@pytest.mark.failure(35)
 def test_a_stopped_rank_and_an_endless_loop_restart(run):
     line = (
         "if rank == 1 and step == 2 and restarts == 0:\n"
@@ -123,13 +126,14 @@ def test_preemptions_are_counted_apart(run):
     first, second, third, fourth = [
         line for line in err.splitlines() if "failure" in line or "preemption" in line
     ]
-    assert "rank 0 of 2" in first and "exit code 138 (" in first
+    assert "rank 0 of 2" in first and "exit code 138 " in first
     assert "preemption 1; restart 1" in first
     assert "rank 1 of 2" in second and "preemption 2; restart 2" in second
     assert "exit code 143" in third and "preemption 3; restart 3" in third
     assert "exit code 7" in fourth and "failure 1 of 1; restart 4" in fourth
 
 
+@pytest.mark.failure(38)
 def test_a_step_that_always_fails_ends_the_job(run):
     one = run(
         counting("step == 4 and rank == 1 and sys.exit('bad example')"),
@@ -142,6 +146,7 @@ def test_a_step_that_always_fails_ends_the_job(run):
     assert not (one.logs / "attempt-3").exists()
 
 
+@pytest.mark.full
 def test_when_no_restart_is_left_the_last_exit_code_counts(run):
     one = run(
         counting("step == 2 + restarts and sys.exit(5 + restarts)"),
@@ -152,7 +157,14 @@ def test_when_no_restart_is_left_the_last_exit_code_counts(run):
     assert "(no restart is left after 2); " in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.full),
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.full),
+    ],
+)
 def test_a_signal_to_the_command_is_no_reason_to_restart(run, number):
     one = run(
         counting("print('in step', step); time.sleep(60)"), *LOCAL_WORKERS, *QUICK

@@ -34,6 +34,7 @@ class Row:
     compared: bool = True  # False: the row asserts by itself; ranks must still agree
     may_refuse: bool = False  # a clear refusal (an error with a HINT) is right too
     needs: Needs = Needs.KERAS
+    proves: tuple[int, ...] = ()  # rows of the table of failures in docs/recovery.md
 
 
 ROWS: dict[str, Row] = {}
@@ -47,6 +48,7 @@ def row(
     compared: bool = True,
     may_refuse: bool = False,
     needs: Needs = Needs.KERAS,
+    proves: tuple[int, ...] = (),
 ) -> Callable[[RowFunction], RowFunction]:
     """Register the decorated function as one row of the matrix."""
 
@@ -65,6 +67,7 @@ def row(
             compared,
             may_refuse,
             needs,
+            proves,
         )
         return function
 

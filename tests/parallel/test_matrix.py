@@ -30,6 +30,8 @@ FAST_GROUPS = {
     "horovod-mpi": ("gradients",),
     "horovod-3": ("partial batches", "gradients"),
 }
+# Each of these trains three times.
+FULL_GROUPS = ("recovery states",)
 # The fixture `runs` launches everything before the first of these tests.
 pytestmark = pytest.mark.timeout(1800)
 
@@ -37,13 +39,20 @@ pytestmark = pytest.mark.timeout(1800)
 def cells() -> list[Any]:
     """Return the cells (mode, row) of the matrix, the longer part marked `full`."""
     return [
-        pytest.param(mode, name, marks=() if is_fast(mode, row) else pytest.mark.full)
+        pytest.param(mode, name, marks=marks_of(mode, row))
         for mode in MEASURED
         for name, row in load_rows().items()
     ]
 
 
+def marks_of(mode: str, row: Row) -> list[pytest.MarkDecorator]:
+    marks = [] if is_fast(mode, row) else [pytest.mark.full]
+    return [*marks, pytest.mark.failure(*row.proves)] if row.proves else marks
+
+
 def is_fast(mode: str, row: Row) -> bool:
+    if row.group in FULL_GROUPS:
+        return False
     return mode not in FAST_GROUPS or row.group in FAST_GROUPS[mode]
 
 

@@ -110,8 +110,8 @@ def run(
 ) -> Report:
     """Begins or goes on, and saves after each step.
 
-    `agree` returns what all ranks pass to it; `note` is told "begun" before and "saved"
-    after each save.
+    `agree` returns what all ranks pass to it; `note` is told which step is "loaded",
+    and "begun" before and "saved" after each save.
     """
     size = len(agree(rank))
     # No beat falls into the run: operations are counted.
@@ -128,6 +128,7 @@ def run(
     if common:
         state = restored(store.load(max(common)), rank)
         report.loaded, report.loaded_digest = state.step, state.digest()
+        note("loaded", state.step)
     while state.step < steps:
         state.advance()
         note("begun", state.step)

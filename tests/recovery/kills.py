@@ -1,10 +1,11 @@
 """Kills the job at every operation that reaches the disk, and starts it again.
 
-    python -m tests.recovery.kills FOLDER SCENARIO
+    python -m tests.recovery.kills FOLDER SCENARIO [--random KILLS]
 
 A dry run counts the operations; then, for each, a forked child is killed with SIGKILL
 before it, in the middle of it (where it is a write) and after it, and another child
-goes on from what is there. Prints what was counted and what was wrong as JSON.
+goes on from what is there. Or so many children are killed at random times, one after
+the other on what the last has left. Prints what was counted and what was wrong as JSON.
 
 Scenarios:
 
@@ -18,10 +19,12 @@ naive     one process that saves as Keras's callbacks do: shows what would be no
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +77,10 @@ SCENARIOS = {
 }
 
 
+# What a child that is to be killed does first.
+Doom = Callable[[Watched], None]
+
+
 def killed_at(number: int, moment: str) -> Callable[[int, str, str, str], None]:
     """Returns what kills this process at a moment of an operation."""
 
@@ -84,16 +91,36 @@ def killed_at(number: int, moment: str) -> Callable[[int, str, str, str], None]:
     return happening
 
 
+def doomed_at(number: int, moment: str) -> Doom:
+    """Returns what lets a child be killed at a moment of an operation."""
+
+    def doom(watched: Watched) -> None:
+        watched.happening = killed_at(number, moment)
+
+    return doom
+
+
+def doomed_after(seconds: float) -> Doom:
+    """Returns what lets a child be killed after a time."""
+
+    def doom(watched: Watched) -> None:
+        # Without a handler this signal ends a process as SIGKILL does.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    return doom
+
+
 def start(
-    scenario: Scenario, folder: Path, at: tuple[int, str] | None = None
+    scenario: Scenario, folder: Path, doom: Doom | None = None, victim: int = 0
 ) -> list[Ended]:
-    """Runs the job in a child for each rank; the victim is killed at that moment."""
+    """Runs the job in a child for each rank; one of them may be doomed."""
     pairs = list(socket.socketpair()) if scenario.size == 2 else [None]
 
     def work(rank: int, note: Note) -> None:
         watched = Watched(LocalFileSystem(), ignored=scenario.ignored)
-        if at is not None and rank == scenario.victim:
-            watched.happening = killed_at(*at)
+        if doom is not None and rank == victim:
+            doom(watched)
         more = {}
         if scenario.size == 2:
             pairs[1 - rank].close()
@@ -122,16 +149,33 @@ def agreement(connection: socket.socket, rank: int) -> Callable[[Any], list[Any]
     return agree
 
 
-def judge(first: list[Ended], second: list[Ended], base: int | None) -> Iterator[str]:
-    """Yields what is wrong with how a job went on."""
-    reports = [ended.last("report") for ended in second]
+@dataclass
+class History:
+    """What the chief has told before it was killed.
+
+    Attributes:
+        saved: The last step that it has loaded or whose save has returned.
+        begun: The last step whose save had begun.
+    """
+
+    saved: int | None = None
+    begun: int | None = None
+
+    def then(self, chief: Ended) -> "History":
+        """Returns the history with one more start of the job."""
+        saved = chief.last("saved") or chief.last("loaded") or self.saved
+        return History(saved, chief.last("begun") or self.begun)
+
+
+def judge(history: History, ended: list[Ended]) -> Iterator[str]:
+    """Yields what is wrong with how a job went on to its end."""
+    reports = [each.last("report") for each in ended]
     if None in reports:
-        yield f"it cannot be started again: {[e.last('error') for e in second]}"
+        yield f"it cannot be started again: {[each.last('error') for each in ended]}"
         return
     chief = reports[0]["loaded"]
-    saved = first[0].last("saved") or base
-    if chief not in (saved, first[0].last("begun")):
-        yield f"step {chief} was loaded, {saved} was saved"
+    if chief not in (history.saved, history.begun):
+        yield f"step {chief} was loaded after {history}"
     for rank, report in enumerate(reports):
         golden = job.golden(rank)
         if report["loaded"] != chief:
@@ -165,16 +209,43 @@ def enumerate_kills(scenario: Scenario, place: Path) -> dict[str, Any]:
     for number, moment in moments(operations):
         folder = place / f"{number}-{moment}"
         base = scenario.prepare(folder)
-        first = start(scenario, folder, (number, moment))
+        first = start(scenario, folder, doomed_at(number, moment), scenario.victim)
         second = start(scenario, folder)
-        found = list(judge(first, second, base)) or scenario.leftovers(folder)
-        # Two ranks end in any order: the last operations need not be reached again.
+        history = History(saved=base).then(first[0])
+        found = list(judge(history, second)) or scenario.leftovers(folder)
         if not first[scenario.victim].killed:
             found.append(f"it was not killed: {first}")
         kills += 1
         wrong += [f"{number} {moment} {operations[number]}: {each}" for each in found]
         shutil.rmtree(folder)
     return {"operations": len(operations), "kills": kills, "wrong": wrong}
+
+
+def kill_at_random(
+    scenario: Scenario, place: Path, count: int, seed: int = 1
+) -> dict[str, Any]:
+    """Kills as many children, mostly in the middle of their work."""
+    dice = random.Random(seed)
+    began = time.monotonic()
+    start(scenario, place / "dry")
+    usual = time.monotonic() - began
+    kills, runs, wrong = 0, 0, []
+    folder, history = place / "0", History()
+    while kills < count:
+        doom = doomed_after(dice.uniform(0.0, 0.8) * usual + 1e-4)
+        ended = start(scenario, folder, doom, dice.randrange(scenario.size))
+        if any(each.killed for each in ended):
+            kills += 1
+            loaded = ended[0].last("loaded")
+            if loaded not in (None, history.saved, history.begun):
+                wrong.append(f"at kill {kills} {loaded} was loaded after {history}")
+            history = history.then(ended[0])
+            continue
+        found = list(judge(history, ended)) or scenario.leftovers(folder)
+        wrong += [f"after {kills} kills: {each}" for each in found]
+        runs += 1
+        folder, history = place / str(runs), History()
+    return {"kills": kills, "runs": runs, "wrong": wrong}
 
 
 def main() -> int:
@@ -184,8 +255,13 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("scenario", choices=SCENARIOS)
+    parser.add_argument("--random", type=int, metavar="KILLS")
     options = parser.parse_args()
-    result = enumerate_kills(SCENARIOS[options.scenario], options.folder)
+    scenario = SCENARIOS[options.scenario]
+    if options.random is None:
+        result = enumerate_kills(scenario, options.folder)
+    else:
+        result = kill_at_random(scenario, options.folder, options.random)
     result["imported"] = [
         name for name in ("tensorflow", "keras") if name in sys.modules
     ]

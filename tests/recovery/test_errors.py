@@ -9,7 +9,7 @@ import pytest
 
 from tests.recovery import job
 from tests.recovery.disk import Disk
-from tests.recovery.faults import WITHIN, Watched
+from tests.recovery.faults import READING, WITHIN, Watched
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.local import LocalFileSystem
 from tfdist.checkpoint.parts import Part
@@ -42,6 +42,8 @@ def test_an_error_at_any_operation_is_clear_and_spoils_nothing(code):
     golden = job.golden()
     raised = 0
     for number, (operation, path) in enumerate(operations()):
+        if code != errno.EIO and operation in READING:
+            continue  # reading needs no room, and what was written can be read
         disk, events = Disk(), {}
         place = f"{number} {operation} {path}"
         try:
@@ -58,7 +60,7 @@ def test_an_error_at_any_operation_is_clear_and_spoils_nothing(code):
         if report.loaded is not None:
             assert report.loaded_digest == golden[report.loaded], place
         assert not [name for name in all_names(disk) if name.endswith(".tmp")], place
-    assert raised > 100
+    assert raised > 80
 
 
 def all_names(disk: Disk) -> list[str]:

@@ -28,10 +28,10 @@ def place(tmp_path: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def enumerated(scenario: str, place: Path) -> Any:
-    """Runs the enumeration in a process that can fork quickly: without TensorFlow."""
+def killed(scenario: str, place: Path, *options: str) -> Any:
+    """Kills jobs from a process that can fork quickly: without TensorFlow."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.recovery.kills", str(place), scenario],
+        [sys.executable, "-m", "tests.recovery.kills", str(place), scenario, *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -49,14 +49,25 @@ def enumerated(scenario: str, place: Path) -> Any:
     [("fresh", 200), ("again", 180), ("chief", 150), ("other", 80)],
 )
 def test_a_kill_at_any_operation_loses_nothing(scenario, least, place):
-    result = enumerated(scenario, place)
+    result = killed(scenario, place)
     assert result["wrong"] == []
     assert result["kills"] >= least
 
 
 @pytest.mark.failure(1)
 def test_control_files_that_are_overwritten_in_place_are_seen_to_break(place):
-    wrong = " ".join(enumerated("naive", place)["wrong"])
+    wrong = " ".join(killed("naive", place)["wrong"])
     assert "cannot be started again" in wrong
     assert "is not what it was" in wrong
     assert "the end is another one" in wrong
+
+
+@pytest.mark.full
+@pytest.mark.failure(1, 30)
+@pytest.mark.parametrize("scenario", ["fresh", "chief"])
+def test_many_kills_at_random_times_lose_nothing(scenario, tmp_path: Path):
+    """On a disk: there the time is spent where the disk is waited for."""
+    result = killed(scenario, tmp_path, "--random", "300")
+    assert result["wrong"] == []
+    assert result["kills"] == 300
+    assert result["runs"] > 0

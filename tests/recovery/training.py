@@ -4,7 +4,8 @@
 
 Files are in the working folder. An order is RESTART:RANK:MOMENT:SIGNAL, such as
 0:1:step-7:KILL. Moments: start (before `fit`), step-N, validation-N and save-N (once N
-steps are complete; in a save, its first file is written and has no name yet).
+steps are complete; in a save, its first file is written and has no name yet). And
+forget:PATTERN leaves variables out of what is put back.
 """
 
 import os
@@ -28,6 +29,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import tfdist  # noqa: E402
+from tests.resumed_runs import forgetting  # noqa: E402
 from tfdist.checkpoint.local import LocalFileSystem  # noqa: E402
 
 INTERVAL = int(os.environ.get("EVERY_STEPS", "4"))
@@ -42,35 +44,37 @@ class Obedience(keras.callbacks.Callback):
         super().__init__()
         self._orders = []
         for order in orders:
+            if order.startswith("forget:"):
+                continue
             restart, rank, moment, name = order.split(":")
             if (int(restart), int(rank)) == (RESTARTS, RANK):
                 kind, _, step = moment.partition("-")
                 number = signal.Signals[f"SIG{name}"]
                 self._orders.append((kind, int(step or 0), number))
-        self._resumed: int | None = None
-
-    def step(self) -> int:
-        return int(self.model.optimizer.iterations)
+        self._begun = False
+        self.step = 0  # complete ones of the run, as the optimizer counts them
 
     def reach(self, moment: str) -> None:
         for order in list(self._orders):
             kind, step, number = order
-            if kind == moment and self.step() >= step:
+            if kind == moment and self.step >= step:
                 self._orders.remove(order)
-                print(f"{moment} after step {self.step()}: {number.name}", flush=True)
+                print(f"{moment} after step {self.step}: {number.name}", flush=True)
                 os.kill(os.getpid(), number)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._resumed is None:
-            self._resumed = self.step()
-            print(f"resumed {self._resumed}", flush=True)
+        if not self._begun:
+            self._begun = True
+            self.step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            print(f"resumed {self.step}", flush=True)
 
     def on_train_batch_end(self, batch, logs=None):
-        teller.tell(self.step(), "training")
+        self.step += 1
+        teller.tell(self.step, "training")
         self.reach("step")
 
     def on_test_batch_end(self, batch, logs=None):
-        teller.tell(self.step(), "validation")
+        teller.tell(self.step, "validation")
         self.reach("validation")
 
 
@@ -109,15 +113,16 @@ def main(orders: list[str]) -> None:
     obedience.set_model(model)
     obedience.reach("start")
     recovery = tfdist.callbacks.CheckpointRecovery("saved", every_steps=INTERVAL)
-    history = model.fit(
-        dataset,
-        epochs=EPOCHS,
-        validation_data=(inputs[:64], labels[:64]),
-        validation_batch_size=32,
-        verbose=0,
-        callbacks=[recovery, obedience],
-    )
-    teller.tell(obedience.step(), "end")
+    with forgetting(*[o.partition(":")[2] for o in orders if o.startswith("forget")]):
+        history = model.fit(
+            dataset,
+            epochs=EPOCHS,
+            validation_data=(inputs[:64], labels[:64]),
+            validation_batch_size=32,
+            verbose=0,
+            callbacks=[recovery, obedience],
+        )
+    teller.tell(obedience.step, "end")
     text = json.dumps(history.history, sort_keys=True).encode()
     weights = b"".join(weight.tobytes() for weight in model.get_weights())
     print(f"hash {hashlib.sha256(weights + text).hexdigest()[:16]}", flush=True)

@@ -132,16 +132,24 @@ def test_a_jump_of_the_clock_changes_nothing(
     held(tmp_path).release()
 
 
-def test_beats_are_counted(tmp_path: Path):
-    lock = held(tmp_path, every=0.01)
-    try:
-        end = time.monotonic() + 30
-        while read_lock(FILES, str(tmp_path)).beat < 3:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-    finally:
-        lock.release()
-    assert not list(tmp_path.iterdir())
+def test_beats_are_counted_also_the_second_time(tmp_path: Path):
+    lock = Lock(FILES, str(tmp_path), every=0.01)
+    for session in ("00000001", "00000002"):
+        lock.acquire("run", session)
+        try:
+            end = time.monotonic() + 30
+            while read_lock(FILES, str(tmp_path)).beat < 3:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        finally:
+            lock.release()
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_job_elsewhere_that_ends_while_it_is_watched_gives_way(tmp_path, monkeypatch):
+    write(tmp_path, Record("run", "00000009", ELSEWHERE, every=60.0))
+    monkeypatch.setattr(time, "sleep", lambda _: (tmp_path / locks.NAME).unlink())
+    held(tmp_path).release()
 
 
 @pytest.mark.failure(12)

@@ -26,9 +26,11 @@ class World:
         self.folder = folder
         self.now = 0.0
         self.lost: set[str] = set()
+        self.address = "10.0.0.1"  # of the hosts' own names
         self.endings: list = []  # an Ending, an error, or a function returning one
         self.starts: list = []  # plans
         self.signal_at: float | None = None
+        self.raised: int | None = None  # really, during a wait
         self.received: list[int] = []
         monkeypatch.setattr(launcher, "launch", self.launch)
         monkeypatch.setattr(prepare.remote, "ask_each", self.ask_each)
@@ -45,7 +47,7 @@ class World:
 
     def ask_each(self, hosts, questions):
         right = facts(["-m", "x"]) | {"versions": versions(), "ports": []}
-        right |= {"addresses": ["10.0.0.1"], "interfaces": ["eth0"]}
+        right |= {"addresses": [self.address], "interfaces": ["eth0"]}
         lost = CommandError("it did not answer.", hint="-")
         self.now += 10.0 if self.lost.intersection(hosts) else 0.0
         return [lost if host in self.lost else right for host in hosts]
@@ -55,14 +57,16 @@ class World:
 
     def sleep(self, seconds):
         self.now += seconds
+        if self.raised is not None:
+            signal.raise_signal(self.raised)
         if self.signal_at is not None and self.now >= self.signal_at:
             self.received.append(signal.SIGTERM)
 
-    def run(self, *, min_ranks=None, hosts=HOSTS, policy=None):
+    def run(self, *, min_ranks=None, hosts=HOSTS, controller="mpi"):
         request = Request(
-            ("-m", "x"), hosts=hosts, strategy="horovod", controller="mpi", restarts=0
+            *(("-m", "x"), None, hosts, "horovod", controller), restarts=0
         )
-        limits = policy or Policy(restarts=5, preemptions=5)
+        limits = Policy(restarts=5, preemptions=5)
         return supervise.supervise(
             supervise.Task(
                 request=request,
@@ -149,6 +153,12 @@ def test_without_any_host_nothing_is_started_here(world):
     assert world.run(min_ranks=1, hosts=(Host("h2", 2),)) == TOO_FEW_HOSTS
 
 
+def test_one_host_alone_may_call_itself_a_loopback_address(world):
+    world.address = "127.0.1.1"  # which only a Gloo of several hosts cannot use
+    world.endings = [failed(3), Ending(0)]
+    assert world.run(hosts=(Host("h2", 2),), controller="gloo") == 0
+
+
 def test_a_host_that_is_lost_just_then_costs_a_failure(world, capsys):
     world.endings = [failed(3), CommandError("h2 is gone.", hint="-"), Ending(0)]
     assert world.run() == 0
@@ -167,6 +177,19 @@ def test_a_signal_during_the_wait_ends_it(world):
     world.signal_at = 0.5
     assert world.run() == 128 + signal.SIGTERM
     assert len(world.starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("disposition", "code"), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 129)]
+)
+def test_under_nohup_a_lost_terminal_ends_nothing(world, disposition, code):
+    former = signal.signal(signal.SIGHUP, disposition)
+    world.raised = signal.SIGHUP
+    try:
+        world.endings = [failed(3), Ending(0)]
+        assert world.run() == code
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_a_signal_while_hosts_are_awaited_ends_it(world):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from tfdist.checkpoint.files import publish
 from tfdist.checkpoint.lock import Lock
-from tfdist.checkpoint.manifest import NAME, Manifest, encode
+from tfdist.checkpoint.manifest import MAX_TIME, NAME, Manifest, encode
 from tfdist.checkpoint.parts import HandedIn, Part, Saving
 from tfdist.checkpoint.plain import plain_copy
 
@@ -55,7 +55,7 @@ def commit(
         session=saving.session,
         step=saving.step,
         world_size=saving.size,
-        time=time.time(),
+        time=min(max(time.time(), 0.0), MAX_TIME),  # a clock may say anything
         common=common,
         ranks=list(parts),
         files={common: shared, **{name: each.written for name, each in parts.items()}},

@@ -75,13 +75,20 @@ class Directory:
             raise DamagedError(f"{path} is that of step {found.step}")
         return found
 
-    def verify(self, step: int) -> str | None:
+    def verify(self, step: int, run_id: str | None = None) -> str | None:
         """Returns why a step cannot be used, or None.
 
         Reads and hashes all of it, in pieces of 8 MiB.
+
+        Args:
+            step: The step.
+            run_id: The run that it has to belong to; None takes any.
         """
         try:
-            for name, written in self.manifest(step).files.items():
+            manifest = self.manifest(step)
+            if run_id not in (None, manifest.run_id):
+                return f"step {step} is of the run {manifest.run_id}"
+            for name, written in manifest.files.items():
                 verify_tensors(self.files, f"{self.folder(step)}/{name}", written)
         except FileNotFoundError as error:
             return f"{error.filename or error} is missing"

@@ -84,11 +84,12 @@ class Lock:
         record = Record(run_id, session, this_process(), self._every)
         with self._files.exclusive(self._directory):
             now = self._read()
-            if now is not None and now != seen:
+            if now not in (None, seen):
                 raise OccupiedError(_occupied(self._directory, now))
             self._write(record)
         self._record = record
         self.check()
+        self._ended = threading.Event()
         self._beats = threading.Thread(
             target=self._beat, name="tfdist-checkpoint-lock", daemon=True
         )
@@ -139,8 +140,9 @@ class Lock:
         end = time.monotonic() + MISSED * every
         while time.monotonic() < end:
             time.sleep(every / 4)
-            if self._read() != seen:
-                return True
+            now = self._read()
+            if now != seen:
+                return now is not None
         return False
 
     def _beat(self) -> None:

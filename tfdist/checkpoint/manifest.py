@@ -24,6 +24,7 @@ NAME = "MANIFEST.json"
 FORMAT = 1
 MAX_BYTES = 64 << 20
 MAX_STEP = 10**18 - 1
+MAX_TIME = 2.0**32
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -150,7 +151,7 @@ def _is_manifest(fields: Mapping[str, Any]) -> bool:
         and are_sizes([fields["step"], fields["world_size"]])
         and fields["step"] <= MAX_STEP
         and type(time) in (int, float)
-        and 0 <= time < 2**32
+        and 0 <= time <= MAX_TIME
         and isinstance(fields["details"], dict)
         and isinstance(own, list)
         and all(isinstance(each, dict) for each in own)

@@ -108,6 +108,7 @@ def hand_in(saving: Saving, part: Part) -> None:
         publish(files, note, json.dumps(found).encode(), durable=False)
     except Exception as error:
         try:
+            files.remove(f"{saving.folder}/{name}")
             failed = json.dumps({"failed": str(error)}).encode()
             publish(files, note, failed, durable=False)
         except OSError:

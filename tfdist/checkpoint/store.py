@@ -163,11 +163,7 @@ class Store:
 
     def verify(self, step: int) -> str | None:
         """Returns why a step cannot be used, or None: reads and hashes all of it."""
-        reason = self._directory.verify(step)
-        if reason is None and self.run_id is not None:
-            found = self._directory.manifest(step).run_id
-            if found != self.run_id:
-                return f"step {step} is of the run {found}"
+        reason = self._directory.verify(step, self.run_id)
         self._keeper.judge(step, reason)
         return reason
 
@@ -214,12 +210,12 @@ class Store:
         if step in self._done:
             return
         saving = Saving(
-            self._directory,
-            self._session,
-            step,
-            self.rank,
-            self.size,
-            self._finite_only,
+            directory=self._directory,
+            session=self._session,
+            step=step,
+            rank=self.rank,
+            size=self.size,
+            finite_only=self._finite_only,
         )
         with explaining(f"Step {step} could not be saved", self.path):
             manifest = self._save(saving, part)
@@ -286,9 +282,7 @@ class Store:
         for step in self.steps():
             try:
                 found.append(self._directory.manifest(step))
-            except DamagedError as error:
-                self._keeper.judge(step, str(error))
-            except FileNotFoundError:
+            except (DamagedError, FileNotFoundError):
                 continue
         return found
 

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfdist.errors import TfdistError, explain
-from tfdist.gradients import keras_names
+from tfdist.gradients import keras_names, waiting
 from tfdist.gradients.collectives import all_true
 from tfdist.gradients.method import PLAIN, Method
 from tfdist.gradients.reduction import Gradients, Kind, kinds_of
@@ -220,6 +220,7 @@ class GradientPath:
         self.kinds = kinds_of(gradients, self._variables, places)
         reduced = self.method.reduction(gradients, self.kinds)
         self._go_on = reduced.finite
+        waiting.current().between(gradients, reduced.gradients)
         return self._clip(reduced.gradients)
 
     def _unless_skipped(self, method: Callable[..., Any]) -> Callable[..., Any]:

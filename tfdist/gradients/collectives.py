@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfdist.gradients import lanes
+from tfdist.gradients import lanes, waiting
 
 # Summed in float32: backends sum 16-bit floats slowly, or not at all (Horovod 0.28.1
 # and TensorFlow's collectives have no bfloat16), and lose digits doing it.
@@ -172,4 +172,5 @@ def _wire_bytes(tensor: tf.Tensor) -> int:
 def all_true(flag: tf.Tensor) -> tf.Tensor:
     """Returns whether the boolean scalar `flag` holds on all replicas."""
     (votes,) = sum_tensors([tf.cast(flag, tf.float32)], lanes.CONTROL)
+    waiting.current().between(flag, votes)
     return votes > replicas() - 0.5

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfdist.compression.fused import Fused, Slot
 from tfdist.compression.residuals import RESIDUAL
 from tfdist.errors import explain
+from tfdist.gradients import waiting
 from tfdist.gradients.collectives import sum_slices
 from tfdist.gradients.exchange import ReplicaExchange, RunningStopwatch, Stopwatch
 from tfdist.gradients.reduction import Gradients, Kind, Reduced
@@ -65,7 +66,8 @@ class CompressedSum:
         results = list(gradients)
         sparse = [i for i, kind in enumerate(kinds) if kind.sparse]
         dense = [i for i, kind in enumerate(kinds) if not kind.sparse]
-        watch = RunningStopwatch() if self._timed else Stopwatch()
+        timed = self._timed or waiting.current().measures
+        watch = RunningStopwatch() if timed else Stopwatch()
         state = {name: v.read_value() for name, v in self.variables.items()}
         last_rate = state.pop(RATE)
         own = [tf.convert_to_tensor(gradients[index]) for index in dense]
@@ -76,6 +78,7 @@ class CompressedSum:
         for name, value in {**step.state, RATE: rate}.items():
             self.variables[name].assign(value)
         if isinstance(watch, RunningStopwatch):
+            waiting.current().computing(watch.seconds)
             self.seconds.assign(self.seconds.read_value() + watch.seconds)
         for index, total in zip(dense, step.totals, strict=True):
             results[index] = total

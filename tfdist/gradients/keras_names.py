@@ -83,6 +83,8 @@ def variables_of(optimizer: Any) -> list[Any]:
 
     Those of horovod 0.28.1 call what is a property in Keras 3 (since horovod#3907).
     """
+    if optimizer is None:  # a model that trains itself
+        return []
     try:
         return list(optimizer.variables)
     except TypeError:

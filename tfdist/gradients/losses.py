@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfdist.errors import explain
-from tfdist.gradients import keras_names, shares
+from tfdist.gradients import keras_names, shares, waiting
 from tfdist.gradients.collectives import replicas
 
 # These sum over the examples; Keras 3 nevertheless divides them by the number of
@@ -157,6 +157,8 @@ def _term_weights(share: shares.Shares, calls: list[Any]) -> list[Any]:
                 # Keras divides by the number of replicas only what it reduces itself.
                 weight = weight / replicas()
         weights.append(weight)
+    # They are summed while the forward pass computes the predictions.
+    waiting.current().between([y_pred for _, _, y_pred, _ in calls], weights)
     return weights
 
 

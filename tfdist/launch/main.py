@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from tfdist.launch import checkpoint, doctor, estimate, horovod, run, selftest
+from tfdist.launch import checkpoint, doctor, estimate, horovod, plot, run, selftest
 from tfdist.launch.errors import CommandError
 from tfdist.launch.parser import Parser
 
 # Each verb's module has `add_parser(verbs)`, which sets `function`, a callable
 # from the parsed arguments to the exit code. None may import TensorFlow at its
 # top, or `tfdist --help` would take seconds.
-VERBS = (run, checkpoint, doctor, selftest, estimate, horovod)
+VERBS = (run, checkpoint, doctor, selftest, estimate, plot, horovod)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,11 +18,14 @@ from tensorflow.python.framework import ops
 from tfdist import cluster
 from tfdist.coordination.launch import read_launch
 from tfdist.errors import explain
+from tfdist.gradients import waiting
 from tfdist.strategies import entry, sharding, variables
 from tfdist.strategies.devices import choose_device
 from tfdist.strategies.environment import confirm
 from tfdist.strategies.horovod_collectives import HorovodCollectives
 from tfdist.strategies.training import KerasTraining
+
+_ON_DEMAND = "DYNAMIC"  # Horovod's word for a timeline that is started later
 
 
 class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
@@ -89,6 +92,21 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
         """
         return self.extended._collectives.all_to_all(value)
 
+    def start_timeline(self, file: str) -> bool:
+        """Makes Horovod record what it does, in a Chrome trace that rank 0 writes.
+
+        Called on all ranks; returns whether it does: not if it already records the
+        whole run, as `horovodrun --timeline-filename` asks.
+        """
+        if os.environ.get("HOROVOD_TIMELINE") != _ON_DEMAND:
+            return False
+        self.extended.horovod.start_timeline(file)
+        return True
+
+    def stop_timeline(self) -> None:
+        """Ends the recording; the file is complete a moment later."""
+        self.extended.horovod.stop_timeline()
+
     @property
     def cluster_resolver(self) -> None:
         """None: the launcher, not TF_CONFIG, describes the cluster."""
@@ -105,6 +123,11 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
         super().__init__(
             container, devices=[device], cross_device_ops=self._horovod_operations
         )
+
+    @property
+    def horovod(self) -> Any:
+        """The module `horovod.tensorflow`, initialised."""
+        return self._horovod
 
     # One replica: it runs inline, so whatever it does may stand inside a condition.
     def _use_merge_call(self) -> bool:
@@ -155,11 +178,13 @@ class HorovodExtended(mirrored_strategy.MirroredExtended):
         self, reduce_op: Any, value: Any, options: Any = None
     ) -> Any:
         mean = reduce_op == tf.distribute.ReduceOp.MEAN
-        return tf.nest.map_structure(
+        result = tf.nest.map_structure(
             lambda part: self._collectives.all_reduce(part, mean),
             value,
             expand_composites=False,
         )
+        waiting.note_layers(value, result)
+        return result
 
     def _make_input_context(self) -> Any:
         return distribute_lib.InputContext(
@@ -254,6 +279,7 @@ def _initialized_horovod(alone: bool) -> Any:
     # Read once, by init(). Fusion would mix other tensors into the gradients' buffer
     # and move the borders of the ring's chunks from step to step.
     os.environ["HOROVOD_FUSION_THRESHOLD"] = "0"
+    os.environ.setdefault("HOROVOD_TIMELINE", _ON_DEMAND)
     if alone:
         # MPI would want its launcher's daemon even for a single process.
         os.environ.setdefault("HOROVOD_CONTROLLER", "gloo")

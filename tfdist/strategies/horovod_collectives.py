@@ -57,14 +57,14 @@ class HorovodCollectives:
             indices = self._gather_rows(value.indices, "indices")
             return tf.IndexedSlices(values, indices, value.dense_shape)
         value = tf.convert_to_tensor(value)
-        wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))
         total = self._in_turn(
-            lambda name: self._horovod.allreduce(
+            tf.cast(value, _WIDER.get(value.dtype, value.dtype)),
+            lambda name, wire: self._horovod.allreduce(
                 wire,
                 op=self._horovod.Sum,
                 name=f"{name}.sum.{wire.dtype.name}",
                 ignore_name_scope=True,
-            )
+            ),
         )
         if mean:
             total = total / tf.cast(size, total.dtype)
@@ -100,28 +100,31 @@ class HorovodCollectives:
             value: A tensor of the same shape on all ranks, with one row for each.
         """
         rows = self._in_turn(
-            lambda name: self._horovod.alltoall(
-                value,
-                name=f"{name}.rows.{value.dtype.name}",
+            value,
+            lambda name, wire: self._horovod.alltoall(
+                wire,
+                name=f"{name}.rows.{wire.dtype.name}",
                 ignore_name_scope=True,
-            )
+            ),
         )
         rows.set_shape(value.shape)
         return rows
 
     def _gather_rows(self, value: tf.Tensor, what: str) -> tf.Tensor:
-        wire = tf.cast(value, _WIDER.get(value.dtype, value.dtype))
         rows = self._in_turn(
-            lambda name: self._horovod.allgather(
+            tf.cast(value, _WIDER.get(value.dtype, value.dtype)),
+            lambda name, wire: self._horovod.allgather(
                 wire,
                 name=f"{name}.{what}.{wire.dtype.name}",
                 ignore_name_scope=True,
-            )
+            ),
         )
         return tf.cast(rows, value.dtype)
 
-    def _in_turn(self, operation: Callable[[str], tf.Tensor]) -> tf.Tensor:
-        """Runs `operation(name)` after its predecessor in the lane has ended.
+    def _in_turn(
+        self, value: tf.Tensor, operation: Callable[[str, tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Runs `operation(name, value)` after its predecessor in the lane has ended.
 
         Horovod 0.28.1 does not register its operations as stateful, so TensorFlow
         would overlap them, even between iterations of a loop, and Horovod would
@@ -130,10 +133,22 @@ class HorovodCollectives:
         lane = lanes.current()
         name = f"tfdist.{lane}"
         if tf.executing_eagerly():
-            return operation(name)
+            return operation(name, value)
         turn = self._turns[lane]
-        with tf.control_dependencies([turn.read_value()]):
-            result = operation(name)
+        now = turn.read_value()
+        with tf.control_dependencies([now]):
+            result = operation(name, _known_late(value, now))
         with tf.control_dependencies([result]):
             turn.assign_add(1, read_value=False)
         return result
+
+
+def _known_late(value: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
+    """Returns a value that TensorFlow cannot know before the program runs; no copy.
+
+    For the same reason, TensorFlow would run an operation whose input is constant on
+    one rank (zeros, where only the first rank has something to say) there once, while
+    it optimises the program, and never again: the other ranks would wait for ever.
+    """
+    begin = tf.fill([tf.rank(value)], tf.cast(turn < 0, tf.int32))
+    return tf.ensure_shape(tf.slice(value, begin, tf.shape(value)), value.shape)

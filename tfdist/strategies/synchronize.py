@@ -80,17 +80,32 @@ def sums(strategy: Any, variables: Sequence[Any]) -> list[tf.Tensor]:
     return sums_of(strategy, "sums", variables, replica)
 
 
-def gather_integers(strategy: Any, value: int, rank: int, size: int) -> list[int]:
-    """Returns the integers that the processes pass, in the order of their ranks."""
-    own = np.zeros(size, np.int64)
-    own[rank] = value
+def gather(strategy: Any, own: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """Returns the vectors that the processes pass, [size, n], in order of rank.
+
+    Args:
+        strategy: The strategy in force.
+        own: This process's vector; length and dtype are equal on all processes.
+        rank: This process's number.
+        size: The number of processes.
+    """
+    table = np.zeros((size, len(own)), own.dtype)
+    table[rank] = own
     per_process = max(strategy.num_replicas_in_sync // size, 1)
 
     def replica(numbers: tf.Tensor) -> list[tf.Tensor]:
         return sum_tensors([numbers], lanes.STATE)
 
-    (total,) = run_often(strategy, "integers", [], replica, tf.constant(own))
-    return [int(v) // per_process for v in _first(strategy, total).numpy()]
+    kind = f"gather {len(own)} {own.dtype}"
+    (total,) = run_often(strategy, kind, [], replica, tf.constant(table))
+    gathered: np.ndarray = _first(strategy, total).numpy()
+    return (gathered / per_process).astype(own.dtype) if per_process > 1 else gathered
+
+
+def gather_integers(strategy: Any, value: int, rank: int, size: int) -> list[int]:
+    """Returns the integers that the processes pass, in the order of their ranks."""
+    table = gather(strategy, np.array([value], np.int64), rank, size)
+    return [int(row[0]) for row in table]
 
 
 def _program(strategy: Any, replica: Callable[..., Any], *arguments: Any) -> Any:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import cross_device_ops, cross_device_utils
 from tensorflow.python.ops import resource_variable_ops
 
+from tfdist.gradients import waiting
 from tfdist.strategies import variables
 
 
@@ -92,6 +93,15 @@ class LocalReplicas:
         operations = self._get_cross_device_ops(value)  # type: ignore[attr-defined]
         launcher = operations._launchers[context._replica_id]
         return launcher._all_gather(value, None)
+
+    def _replica_ctx_all_reduce(
+        self, reduce_op: Any, value: Any, options: Any = None
+    ) -> Any:
+        result = super()._replica_ctx_all_reduce(  # type: ignore[misc]
+            reduce_op, value, options
+        )
+        waiting.note_layers(value, result)
+        return result
 
     def _use_merge_call(self) -> bool:
         # Eagerly, the replicas run one after the other and would block in their

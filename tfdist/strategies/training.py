@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdist import cluster
@@ -114,6 +115,15 @@ class KerasTraining(_Strategy):
     def gather_integers(self, value: int) -> list[int]:
         """Returns the integers that the processes pass, in the order of their ranks."""
         return synchronize.gather_integers(self, value, cluster.rank(), cluster.size())
+
+    def gather_numbers(self, values: Sequence[float]) -> np.ndarray:
+        """Returns the processes' numbers, [processes, n], in the order of their ranks.
+
+        Args:
+            values: Equally many on all processes.
+        """
+        own = np.asarray(values, np.float64)
+        return synchronize.gather(self, own, cluster.rank(), cluster.size())
 
     @_called_as_it_is
     def run(

@@ -15,8 +15,11 @@ ORDER = (
     "layers",
     "learning_rates",
     "callbacks",
+    "telemetry",
     "files",
     "custom_loops",
     "compression",
+    "consistency",
     "recovery",
+    "recovery_states",
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def supervise(task: Task) -> int:
     folder = task.log_dir or Path(tempfile.mkdtemp(prefix="tfdist-run-"))
     remove_old(folder)
     received: list[int] = []
-    with noted_signals(received, *ENDING_SIGNALS):
+    with noted_signals(received, *_signals()):
         loop = _Loop(task, plan, folder, received)
         code = loop.run(plan, abroad)
     if task.log_dir is None and not loop.failed:
@@ -86,8 +88,9 @@ class _Loop:
             if decision.code is not None:
                 _report(ending, decision.counted)
                 return decision.code
+            step = f" after step {ending.reached}" if ending.reached else ""
             _say(
-                f"{ending.what} (log: {ending.log}); {decision.counted}; restart "
+                f"{ending.what}{step} (log: {ending.log}); {decision.counted}; restart "
                 f"{self._history.starts} in {decision.wait:.3g} s"
             )
             again = self._wait(decision.wait) and self._gather()
@@ -135,7 +138,8 @@ class _Loop:
         machine, ranks = self._task.machine, self._ranks
         without = ""
         if request.hosts:
-            kept, lost = prepare.answering(request, machine, self._controller)
+            controller = self._controller if len(request.hosts) > 1 else None
+            kept, lost = prepare.answering(request, machine, controller)
             ranks = min(ranks, sum(host.slots for host in kept))
             request = replace(request, hosts=kept, processes=ranks)
             without = "".join(f"; without {host}: {why}" for host, why in lost.items())
@@ -169,6 +173,13 @@ def _report(ending: Ending, why: str) -> None:
         _say(f"{ending.what}{reason}; {ending.detail}")
 
 
+def _signals() -> list[signal.Signals]:
+    """Returns what ends this command; under `nohup` a lost terminal does not."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [each for each in ENDING_SIGNALS if each != signal.SIGHUP or not ignored]
+
+
 def _say(text: str) -> None:
-    sys.stdout.flush()
-    print(f"tfdist: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads any more; the job goes on
+        sys.stdout.flush()
+        print(f"tfdist: {text}", file=sys.stderr, flush=True)

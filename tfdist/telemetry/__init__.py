@@ -1,0 +1,1 @@
+"""The table that `Telemetry` writes and `tfdist plot` reads; without TensorFlow."""

@@ -127,6 +127,7 @@ class Course:
             while self._epoch < position.epoch:
                 self._run_through(position.length)
                 self._epoch += 1
+        self._epoch = position.epoch
         self._start = position.batch
         self._model._initial_epoch = position.epoch
         if position.batch:

@@ -247,14 +247,6 @@ def plain_horovod(place: Place) -> Any:
     }
 
 
-def no_connection(place: Place) -> Any:
-    """A model without a strategy, where only TF_CONFIG tells of other workers."""
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    every = tfdist.callbacks.ReplicaConsistency()
-    return caught(lambda: model.fit(batches(), verbose=0, callbacks=[every]))
-
-
 if __name__ == "__main__":
     main(
         raised,
@@ -265,5 +257,4 @@ if __name__ == "__main__":
         other_arguments,
         stock_horovod,
         plain_horovod,
-        no_connection,
     )

@@ -1,13 +1,18 @@
 """ReplicaConsistency: arguments, when it compares, what it compares and says."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfdist.callbacks import MixedPrecision, ReplicaConsistency
 from tfdist.callbacks import replica_consistency as module
 from tfdist.callbacks.replica_report import Report
 from tfdist.callbacks.replica_state import common_variables
+from tfdist.errors import TfdistError
+from tfdist.strategies import group
 from tfdist.strategies.comparison import Summary
 
 
@@ -158,6 +163,46 @@ def test_a_model_that_trains_itself_has_only_weights():
 
 class FakeVariable:
     path, shape = "dense/kernel", (2, 3)
+
+
+class FakeHorovod:
+    """The first of two ranks; the other says the same, or something else."""
+
+    Sum = "sum"
+
+    def __init__(self, surplus):
+        self.surplus = surplus
+
+    def rank(self):
+        return 0
+
+    def size(self):
+        return 2
+
+    def allreduce(self, rows, **options):
+        return rows + tf.roll(rows + self.surplus * tf.sign(rows), 1, 0)
+
+
+def under_horovodrun(monkeypatch, surplus):
+    fake = FakeHorovod(surplus)
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    monkeypatch.setattr(group, "_horovod_of_the_script", lambda: fake)
+    fit(compiled(keras.layers.Dropout(0.5)), ReplicaConsistency(2))
+
+
+def test_a_script_that_uses_horovod_itself(monkeypatch):
+    under_horovodrun(monkeypatch, surplus=0)
+    with pytest.raises(TfdistError, match="rank 1 than on rank 0"):
+        under_horovodrun(monkeypatch, surplus=1)
+
+
+def test_processes_that_nothing_connects(monkeypatch):
+    tasks = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker"}}
+    tasks["task"]["index"] = 0
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tasks))
+    with pytest.raises(ValueError, match=r"nothing connects(.|\n)*HINT"):
+        fit(compiled(), ReplicaConsistency())
 
 
 def report(monkeypatch, count=3, **said):

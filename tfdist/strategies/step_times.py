@@ -62,8 +62,7 @@ class StepTimes:
         self._asks = False  # whether an execution's first batch is still to be taken
         self.started = 0.0  # when the last execution began, by time.perf_counter()
         local = max(strategy.num_replicas_in_sync // cluster.size(), 1)
-        # TensorFlow makes a graph's readings of the clock follow one another: those of
-        # a second replica would wait for the first one's.
+        # The replicas of one process are alike: one that reads the clock is enough.
         kinds = [_TimedReplica, *[_Replica] * (local - 1)]
         self._replicas = [] if model.jit_compile else [kind() for kind in kinds]
 

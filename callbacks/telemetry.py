@@ -53,7 +53,7 @@ class Telemetry(Placed):
 
     All ranks end their steps together. The slowest rank is the one whose own time
     (computing and waiting for input) is the longest: the others wait for it. Each rank
-    is a process; the replicas of one process count as their mean.
+    is a process; of the replicas of one process, the first is measured.
 
     It takes no part in the training: nothing that is computed changes. Operations that
     read the clock are added to the step, and taken out at the end of `fit`. Ranks tell

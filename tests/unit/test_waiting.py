@@ -1,5 +1,6 @@
 """The time in which a step waits, read inside a traced function."""
 
+import sys
 import threading
 
 import pytest
@@ -53,6 +54,24 @@ def test_only_the_time_between_counts():
     assert measured(lambda watch, x, other: watch.between([x], [other()])) > WAITED
     assert measured(late) < WAITED
     assert measured(lambda watch, x, other: watch.between(other(), x)) < WAITED
+
+
+def test_readings_do_not_wait_for_what_prints_or_for_one_another():
+    def note(watch, x, other):
+        arrived = waiting.time_when(other())
+        tf.print("between", output_stream=sys.stderr)
+        before = waiting.time_when(x)
+        watch.computing(before - arrived)
+
+    assert measured(note) > WAITED
+    control = measured(lambda watch, x, other: watch.computing(read_in_order(other)))
+    assert control < WAITED  # TensorFlow's own operation would wait
+
+
+def read_in_order(other) -> tf.Tensor:
+    with tf.control_dependencies([other()]):
+        arrived = tf.timestamp()
+    return tf.timestamp() - arrived
 
 
 def test_inside_a_condition():

@@ -8,11 +8,13 @@ until it has what it needs of the others. There the step does nothing but wait.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import resource_variable_ops
 
 from tfdist.gradients import lanes
 
@@ -68,8 +70,32 @@ class MeasuredWaiting(Waiting):
 
 def time_when(values: Any) -> tf.Tensor:
     """Returns the time at which all tensors of a structure are there; float64."""
-    with tf.control_dependencies(tensors_of(values)), tf.device("CPU:0"):
-        return tf.timestamp()
+    with tf.control_dependencies(tensors_of(values)):
+        return _clock()(_anchor().handle)
+
+
+@functools.cache
+def _clock() -> Any:
+    """Returns a function that reads the clock, whenever it is called in a graph.
+
+    In a graph of its own: TensorFlow lets all operations with side effects but without
+    a variable follow one another in the order of the program. One replica's reading
+    would wait for another one's, and a `tf.print` for both: in one graph, for ever.
+    """
+
+    @tf.function(autograph=False)
+    def clock(anchor: Any) -> tf.Tensor:
+        del anchor  # the variable: it is never written, so nobody waits for it
+        with tf.device("CPU:0"):
+            return tf.timestamp()
+
+    return clock
+
+
+@functools.cache
+def _anchor() -> Any:
+    with tf.init_scope(), tf.device("CPU:0"):
+        return resource_variable_ops.ResourceVariable(0.0, trainable=False)
 
 
 def tensors_of(values: Any) -> list[tf.Tensor]:

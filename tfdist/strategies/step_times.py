@@ -26,7 +26,7 @@ class Totals(NamedTuple):
 
     steps: float
     examples: float  # of all replicas of this process
-    input_seconds: float  # waiting for a batch; mean over these replicas
+    input_seconds: float  # waiting for a batch; of the first of these replicas
     communication_seconds: float  # waiting for other replicas; likewise
 
 
@@ -62,7 +62,9 @@ class StepTimes:
         self._asks = False  # whether an execution's first batch is still to be taken
         self.started = 0.0  # when the last execution began, by time.perf_counter()
         local = max(strategy.num_replicas_in_sync // cluster.size(), 1)
-        self._replicas = [_Replica() for _ in range(0 if model.jit_compile else local)]
+        # The replicas of one process are alike: one that reads the clock is enough.
+        kinds = [_TimedReplica, *[_Replica] * (local - 1)]
+        self._replicas = [] if model.jit_compile else [kind() for kind in kinds]
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
@@ -89,11 +91,9 @@ class StepTimes:
         """Returns the sums so far; waits for the steps that are under way."""
         if not self._replicas:
             return Totals(self._count, *[float("nan")] * 3)
-        steps, examples, asleep, waited = zip(
-            *(replica.read() for replica in self._replicas), strict=True
-        )
-        count = len(self._replicas)
-        return Totals(steps[0], sum(examples), sum(asleep) / count, sum(waited) / count)
+        first, *others = (replica.read() for replica in self._replicas)
+        examples = first.examples + sum(other.examples for other in others)
+        return first._replace(examples=examples)
 
     def _timed(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Returns Keras's training function, which takes batches of an iterator."""
@@ -123,8 +123,8 @@ class StepTimes:
                 return method(iterator)
             self._asks = False
             now = waiting.time_when([])
-            for replica in self._replicas:
-                replica.is_free(now)
+            if self._replicas:
+                self._replicas[0].is_free(now)
             with tf.control_dependencies([now]):
                 return method(iterator)
 
@@ -137,7 +137,7 @@ class StepTimes:
             replica.begin(data)
             with waiting.entered(replica.waiting), _Changes() as changes:
                 outputs = step(data)
-            if self._model.steps_per_execution > 1:
+            if self._model.steps_per_execution > 1 and replica is self._replicas[0]:
                 with tf.control_dependencies(changes.made):
                     replica.is_free(waiting.time_when(outputs))
             return outputs
@@ -146,12 +146,37 @@ class StepTimes:
 
 
 class _Replica:
-    """The variables of one replica; on the CPU, beside the strategy's own."""
+    """Counts what a replica does, in a variable beside the strategy's own."""
+
+    waiting = waiting.Waiting()
 
     def __init__(self) -> None:
         self._sums = _variable([0.0, 0.0, 0.0])  # steps, examples, seconds of waiting
-        # When the step before ended, or a batch was asked for; where a training
-        # function of the user's own does not ask, NaN.
+
+    def is_free(self, now: tf.Tensor) -> None:
+        """Notes when the step before ended, or a batch was asked for."""
+
+    def begin(self, data: Any) -> None:
+        """Counts a step, whose batch this is."""
+        rows = shares.Shares((data,), equal=True, replica=0).rows
+        sums = tf.stack([1.0, tf.cast(rows, tf.float64), self._asleep(data)])
+        self._sums.assign_add(sums, read_value=False)
+
+    def read(self) -> Totals:
+        """Returns the sums so far."""
+        steps, examples, asleep = self._sums.numpy().tolist()
+        return Totals(steps, examples, asleep, 0.0)
+
+    def _asleep(self, data: Any) -> tf.Tensor:
+        return tf.zeros([], tf.float64)
+
+
+class _TimedReplica(_Replica):
+    """Measures the times, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # NaN where a training function of the user's own does not ask for a batch.
         self._free = _variable(float("nan"))
         self._waited = _variable(0.0)  # seconds, for others
         self.waiting = waiting.MeasuredWaiting(self._waited)
@@ -159,15 +184,13 @@ class _Replica:
     def is_free(self, now: tf.Tensor) -> None:
         self._free.assign(now, read_value=False)
 
-    def begin(self, data: Any) -> None:
-        rows = shares.Shares((data,), equal=True, replica=0).rows
-        asleep = waiting.time_when(data) - self._free.read_value()
-        asleep = tf.where(asleep < 0.0, tf.zeros_like(asleep), asleep)
-        sums = tf.stack([1.0, tf.cast(rows, tf.float64), asleep])
-        self._sums.assign_add(sums, read_value=False)
+    def read(self) -> Totals:
+        waited = float(self._waited.numpy())
+        return super().read()._replace(communication_seconds=waited)
 
-    def read(self) -> tuple[float, ...]:
-        return (*self._sums.numpy().tolist(), float(self._waited.numpy()))
+    def _asleep(self, data: Any) -> tf.Tensor:
+        asleep = waiting.time_when(data) - self._free.read_value()
+        return tf.where(asleep < 0.0, tf.zeros_like(asleep), asleep)
 
 
 class _Changes:

@@ -254,6 +254,8 @@ EVERYWHERE = (
     nothing_to_compress,
     long_warm_up,
     precise_twice,
+    measured_twice,
+    unwritable_log_dir,
     two_loss_scales,
     forgotten_scale,
     unknown_policy,

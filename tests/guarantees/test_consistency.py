@@ -12,7 +12,7 @@ NAMES = (
     "late_local_steps",
     "other_arguments",
 )
-OF_SCRIPT = ("plain_horovod", "stock_horovod")  # without a strategy
+OF_SCRIPT = ("plain_horovod", "stock_horovod")  # stock Horovod comes last: it stays
 EXCERPTS = {
     "flip_bit": "e-0",
     "skip_update": "iteration",
@@ -35,12 +35,11 @@ def findings_of(tmp_path_factory: pytest.TempPathFactory):
             ways = ("mirrored", "horovod", "script") if way not in FULL else (way,)
             launches = []
             for each in ways:
-                names = (
-                    NAMES if each != "script" else ("stock_horovod", "plain_horovod")
-                )
-                own = "horovod" if each == "script" else each
                 folder = tmp_path_factory.mktemp(each)
-                launches.append(("consistency", own, folder, *names))
+                if each == "script":
+                    launches.append(("consistency", "horovod", folder, *OF_SCRIPT))
+                else:
+                    launches.append(("consistency", each, folder, *NAMES))
             found = launch_all(launches, seconds=280)
             done.update(zip(ways, found, strict=True))
         return done[way]

@@ -38,22 +38,18 @@ def consistent(setting: Setting) -> Results:
 
 
 @consistency_row(
-    "ReplicaConsistency, plain BatchNormalization, Dropout", compared=False
+    "ReplicaConsistency, LocalSGD(3), BatchNormalization, Dropout", compared=False
 )
-def consistent_statistics(setting: Setting) -> Results:
+def consistent_local_steps(setting: Setting) -> Results:
+    """The slots of the replicas' own optimizers differ: only weights are compared."""
+
     def build() -> keras.Model:
         layers = keras.layers
         middle = [layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.3)]
         return keras.Sequential([keras.Input((8,)), *middle, layers.Dense(1)])
 
-    return train(setting, build=build, callbacks=[Consistency(1)])
-
-
-@consistency_row("ReplicaConsistency, LocalSGD(3)", compared=False)
-def consistent_local_steps(setting: Setting) -> Results:
-    """The slots of the replicas' own optimizers differ: only weights are compared."""
     callbacks = [tfdist.callbacks.LocalSGD(3), Consistency(1)]
-    results = train(setting, data=regression(57), callbacks=callbacks)
+    results = train(setting, build=build, data=regression(57), callbacks=callbacks)
     return {k: v for k, v in results.items() if k.startswith(("weights/", "history/"))}
 
 

@@ -196,6 +196,7 @@ if __name__ == "__main__":
         other_call,
         other_compressor,
         other_rate,
+        other_telemetry,
         other_precision,
         extra_model,
         predicts_outside,

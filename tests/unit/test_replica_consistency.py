@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfdist import cluster
 from tfdist.callbacks import MixedPrecision, ReplicaConsistency
 from tfdist.callbacks import replica_consistency as module
 from tfdist.callbacks.replica_report import Report
@@ -185,6 +186,7 @@ class FakeHorovod:
 
 def under_horovodrun(monkeypatch, surplus):
     fake = FakeHorovod(surplus)
+    monkeypatch.setattr(cluster, "_installed", None)  # as another test has left it
     monkeypatch.setenv("HOROVOD_RANK", "0")
     monkeypatch.setenv("HOROVOD_SIZE", "2")
     monkeypatch.setattr(group, "_horovod_of_the_script", lambda: fake)
@@ -200,6 +202,7 @@ def test_a_script_that_uses_horovod_itself(monkeypatch):
 def test_processes_that_nothing_connects(monkeypatch):
     tasks = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker"}}
     tasks["task"]["index"] = 0
+    monkeypatch.setattr(cluster, "_installed", None)
     monkeypatch.setenv("TF_CONFIG", json.dumps(tasks))
     with pytest.raises(ValueError, match=r"nothing connects(.|\n)*HINT"):
         fit(compiled(), ReplicaConsistency())

@@ -8,7 +8,7 @@ digits --batch-factor 1 --scaling off
 digits --scaling off
 digits
 
-docs/large_batch.md compares them over ten seeds.
+docs/large_batch.md compares them in cross-validation.
 """
 
 from pathlib import Path

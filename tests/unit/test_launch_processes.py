@@ -1,6 +1,7 @@
 """Child processes: their PATH, their output, and that none is left behind."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_time_out_ends_grandchildren_in_other_sessions(log):
     assert run(code, log, timeout=1.0) == processes.TIMED_OUT
     assert time.monotonic() - started < 30
     assert not psutil.pid_exists(int(log.read_text()))
+
+
+def test_children_that_end_between_two_looks_are_not_waited_for():
+    child = subprocess.Popen(["/bin/sh", "-c", ":"])
+    child.wait()
+    processes._wait([child], seconds=60.0)
 
 
 def test_a_process_that_nobody_ends_is_seen():

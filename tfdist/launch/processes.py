@@ -169,9 +169,11 @@ def _start(program: Program) -> subprocess.Popen[bytes]:
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
     """Waits until the first child that still runs ends, or the time is up."""
-    running = next(child for child in children if child.returncode is None)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        running.wait(max(0.0, seconds))
+    for child in children:
+        if child.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, seconds))
+            return
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ EXTRAS := mpi,data,plot,tensorboard,test
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: venv demo test test-unit test-launched test-full test-oldest matrix lint clean
+.PHONY: venv demo test test-full test-oldest matrix lint clean
 
 venv: .venv/.horovod
 
@@ -41,16 +41,8 @@ demo: venv
 	       { print; fflush() } \
 	       END { if (result == "") exit 1; print result }'
 
-# Side by side: what waits for other processes leaves the cores to the others.
 test: venv
-	+@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory \
-	    test-unit test-launched
-
-test-unit: venv
-	.venv/bin/python -m pytest tests/unit -m "not full"
-
-test-launched: venv
-	.venv/bin/python -m pytest tests --ignore=tests/unit -m "not full"
+	.venv/bin/python -m pytest tests -m "not full"
 
 test-full: venv
 	.venv/bin/python -m pytest tests

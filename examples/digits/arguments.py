@@ -59,7 +59,9 @@ def asked_callbacks(options: argparse.Namespace) -> list[keras.callbacks.Callbac
     if options.compression:
         callbacks.append(tfdist.callbacks.GradientCompression(options.compression))
     if options.recover:
-        callbacks.append(tfdist.callbacks.CheckpointRecovery(options.recover))
+        callbacks.append(
+            tfdist.callbacks.CheckpointRecovery(options.recover, every_steps=20)
+        )
     return callbacks
 
 

@@ -178,7 +178,8 @@ def test_a_resumed_fit_sees_what_the_interrupted_one_had_left(name, together):
     # One at random, the end of the second epoch, and that of its last batch.
     chosen = {random.Random(name).choice(ends)}
     chosen |= {n for n in ends if follow.events[n][:2] == ("epoch", 1)}
-    chosen |= {max(n for n in ends if follow.events[n][:2] == ("end", 1))}
+    if "workers" not in name:  # they may, or may not, have drawn the next order by then
+        chosen |= {max(n for n in ends if follow.events[n][:2] == ("end", 1))}
     for number in sorted(chosen):
         start = follow.saved[number]
         rest, resumed = train(data, options, together, start)

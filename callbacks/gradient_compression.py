@@ -28,17 +28,8 @@ from .place import Placed, adds_to_logs
 _logger = logging.getLogger("tfdist")
 # They divide by a running second moment, which the compressor's error does not fit.
 _ADAPTIVE = {
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Ftrl",
-    "Lamb",
-    "Nadam",
-    "RMSprop",
-    "ScheduleFreeAdamW",
+    *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb"),
+    *("Nadam", "RMSprop", "ScheduleFreeAdamW"),
 }
 
 

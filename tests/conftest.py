@@ -1,6 +1,7 @@
 """Guards shared by all tests."""
 
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,18 @@ def no_leaked_environment() -> Iterator[None]:
     yield
     after = _launcher_environment()
     assert after == before, "the test changed the launcher's environment variables"
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_thread() -> Iterator[None]:
+    """Fail a test that leaves a thread of tfdist behind for the next one."""
+    before = set(threading.enumerate())
+    yield
+    own = [t for t in threading.enumerate() if t.name.startswith("tfdist")]
+    left = [thread for thread in own if thread not in before]
+    for thread in left:
+        thread.join(1.0)
+    assert not [t.name for t in left if t.is_alive()], "the test left threads behind"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -131,7 +131,7 @@ def test_a_rank_that_cannot_save_tells_the_chief(tmp_path: Path):
 
 @pytest.mark.failure(30)
 def test_what_a_killed_job_left_is_not_taken_for_a_rank_s_part(tmp_path: Path):
-    _, other = pair(tmp_path)
+    killed, other = pair(tmp_path)
     other.save(1, part(1, 1))  # and then both are killed
     chief, other = pair(tmp_path, timeout=0.05)
     with pytest.raises(CheckpointError, match="rank 1"):
@@ -139,6 +139,7 @@ def test_what_a_killed_job_left_is_not_taken_for_a_rank_s_part(tmp_path: Path):
     save_both((chief, other), 1)
     assert chief.good_steps().steps == (1,)
     chief.close()
+    killed.close()
 
 
 @pytest.mark.failure(5)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import keras
@@ -23,14 +21,15 @@ from tfdist.gradients.reduction import Kind, kinds_from_plain, plain_kinds
 from .arguments import checked_integer, require_own_strategy
 from .compression_figures import Figures
 from .compression_start import checked_start, start_of, warmup_steps_of
+from .compression_warnings import (
+    say_what_is_left,
+    say_what_stays,
+    told_by_chief,
+    warn_of_adaptive_optimizer,
+)
 from .place import Placed, adds_to_logs
 
 _logger = logging.getLogger("tfdist")
-# They divide by a running second moment, which the compressor's error does not fit.
-_ADAPTIVE = {
-    *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb"),
-    *("Nadam", "RMSprop", "ScheduleFreeAdamW"),
-}
 
 
 class GradientCompression(Placed):
@@ -49,8 +48,9 @@ class GradientCompression(Placed):
     is not finite on some rank is skipped by all and leaves no trace, also where no
     loss scale is in use. Sparse gradients and small tensors travel as they are.
 
-    With one replica it does nothing. It works for one `fit`; given again to a second
-    one, it goes on with what it remembers.
+    With one replica it does nothing; one that goes on where several have stopped adds
+    what these have not sent yet to its first step. It works for one `fit`; given again
+    to a second one, it goes on with what it remembers.
 
     Args:
         compressor: A name (`tfdist.compression.names()`) or an object such as
@@ -120,17 +120,16 @@ class GradientCompression(Placed):
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything that can be known before the first step."""
         strategy = self.model.distribute_strategy
-        if strategy.num_replicas_in_sync == 1:
+        if strategy.num_replicas_in_sync == 1 and not self._owes():
             self._path = None
-            self._give_up_residuals()
             return
         self._path = self._own_path(strategy)
         if self._trained not in (None, self.model):
             self._sum, self._steps = None, 0  # it remembers another model's
         self._trained = self.model
-        strategy.agree("gradient compression", self._details())
-        with _told_by_chief():
-            self._warn_of_adaptive_optimizer()
+        self._agree("gradient compression", self._details())
+        if self._sum is None:
+            warn_of_adaptive_optimizer(self.model.optimizer, self.compressor)
         warm_up = warmup_steps_of(self._path.optimizer)
         self._start = start_of(self.start_step, warm_up, self.params)
         if self._path.kinds is None:
@@ -235,16 +234,25 @@ class GradientCompression(Placed):
         self._restored = list(states) if first["kinds"] is not None else None
         self._sum = None
 
-    def _give_up_residuals(self) -> None:
+    def _owes(self) -> bool:
+        """Returns whether several replicas have left something to the only one."""
         if self._restored is not None:
-            self._restored = None
-            _logger.warning(
-                "GradientCompression: one replica sends nothing, so what several have "
-                "not sent yet (their residuals) is left out."
-            )
+            kinds = kinds_from_plain(self._restored[0]["kinds"]) or ()
+            names = {variable.name for variable in self.model.trainable_variables}
+            own = all(kind.path.partition(".")[2] in names for kind in kinds)
+            say_what_is_left(own)
+            if not own:  # an outer optimizer's, which one replica has not
+                self._restored = None
+        return self._restored is not None or self._sum is not None
+
+    def _agree(self, what: str, details: dict[str, Any]) -> None:
+        strategy = self.model.distribute_strategy
+        if strategy.num_replicas_in_sync > 1:  # TensorFlow's own strategy cannot
+            strategy.agree(what, details)
 
     def _own_path(self, strategy: Any) -> GradientPath:
-        require_own_strategy("GradientCompression", strategy)
+        if strategy.num_replicas_in_sync > 1:
+            require_own_strategy("GradientCompression", strategy)
         if not self.model.trainable_variables:
             raise ValueError(
                 explain(
@@ -277,7 +285,7 @@ class GradientCompression(Placed):
         kinds = path.kinds or ()
         if self._restored is not None:
             kinds = kinds_from_plain(self._restored[0]["kinds"]) or ()
-        with _told_by_chief():
+        with told_by_chief():
             fused = compression.Fused(
                 self.compressor,
                 slots_of(kinds),
@@ -287,8 +295,8 @@ class GradientCompression(Placed):
                 seed=self.seed,
                 min_size=self.min_size,
             )
-        strategy.agree("compressed gradients", {"fingerprint": fused.fingerprint()})
-        self._say_what_stays(kinds)
+        self._agree("compressed gradients", {"fingerprint": fused.fingerprint()})
+        say_what_stays(kinds)
         base = keras_names.innermost(path.optimizer)
         result = CompressedSum(
             fused,
@@ -297,7 +305,8 @@ class GradientCompression(Placed):
             learning_rate=(
                 (lambda: base.learning_rate) if self.residual_lr_correction else None
             ),
-            timed=self.log,
+            # XLA, which Keras uses where there is one replica, cannot read the clock.
+            timed=self.log and strategy.num_replicas_in_sync > 1,
         )
         if self._restored is not None:
             count = strategy.num_replicas_in_sync // cluster.size()
@@ -310,33 +319,3 @@ class GradientCompression(Placed):
             result.assign(own)
             self._restored = None
         return result
-
-    def _say_what_stays(self, kinds: Sequence[Kind]) -> None:
-        sparse = [kind.path for kind in kinds if kind.sparse]
-        if sparse and cluster.is_chief():
-            _logger.warning(
-                "GradientCompression sends the sparse gradients of %s as they are.",
-                ", ".join(sparse),
-            )
-
-    def _warn_of_adaptive_optimizer(self) -> None:
-        kinds = type(keras_names.innermost(self.model.optimizer)).__mro__
-        name = next((kind.__name__ for kind in kinds if kind.__name__ in _ADAPTIVE), "")
-        lossless = isinstance(self.compressor, compression.NoCompression)
-        if self._sum is None and not lossless and name:
-            warnings.warn(
-                f"GradientCompression with {name}: no theory covers error feedback "
-                "under an optimizer that divides by a second moment, and accuracy "
-                "may suffer (with 1 bit it diverges; Tang et al., 1-bit Adam, 2021). "
-                'HINT: Compare with compressor="none", or use SGD with momentum.',
-                stacklevel=2,
-            )
-
-
-@contextlib.contextmanager
-def _told_by_chief() -> Iterator[None]:
-    """Keeps the other ranks from warning of the same."""
-    with warnings.catch_warnings():
-        if not cluster.is_chief():
-            warnings.simplefilter("ignore")
-        yield

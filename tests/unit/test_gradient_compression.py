@@ -8,8 +8,10 @@ import pytest
 
 import tfdist
 from tests.parallel.training import regression
+from tfdist import compression
 from tfdist.callbacks import GradientCompression, LocalSGD
 from tfdist.callbacks.compression_start import start_of, warmup_steps_of
+from tfdist.callbacks.compression_warnings import warn_of_adaptive_optimizer
 from tfdist.compression import PowerSGD, names
 from tfdist.gradients.attach import path_of
 
@@ -100,15 +102,11 @@ def test_warm_up_of_a_schedule():
     ],
 )
 def test_adaptive_optimizers_are_warned_of(optimizer, compressor, warns):
-    callback = GradientCompression(compressor)
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
-    model.compile(
-        keras.optimizers.LossScaleOptimizer(getattr(keras.optimizers, optimizer)(0.1))
-    )
-    callback.set_model(model)
+    inner = getattr(keras.optimizers, optimizer)(0.1)
+    scaled = keras.optimizers.LossScaleOptimizer(inner)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        callback._warn_of_adaptive_optimizer()
+        warn_of_adaptive_optimizer(scaled, compression.get(compressor))
     assert len(caught) == warns
     assert not warns or f"with {optimizer}" in str(caught[0].message)
 
@@ -134,3 +132,59 @@ def test_one_process_is_left_alone():
     assert path_of(model.optimizer) is None
     for one, other in zip(plain.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def left_by_two(name="kernel"):
+    """Return what two processes that compressed a model's one kernel have saved."""
+    draws = np.random.default_rng(0)
+    path = f"0.{name}"
+    return [
+        {
+            "steps": 40,
+            "epoch": [0, 0],
+            "seen": [[path, [8, 1], "float32", False]],
+            "kinds": [[path, [8, 1], "float32", False]],
+            "arrays": {
+                "step": np.int64(40),
+                f"residual/{path}": draws.normal(size=(1, 8, 1)).astype("f4"),
+                "compression/learning_rate": np.float32(0),
+            },
+        }
+        for _ in range(2)
+    ]
+
+
+def after_steps(steps, states):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    callback = GradientCompression("topk", ratio=0.5, min_size=0)
+    if states:
+        callback.set_state(states)
+    history = model.fit(
+        *regression(32), batch_size=32, epochs=steps, verbose=0, callbacks=[callback]
+    )
+    return model.get_weights()[0], history.history, callback
+
+
+@pytest.mark.failure(36)
+def test_one_process_pays_what_several_have_left(caplog):
+    states = left_by_two()
+    plain, _, _ = after_steps(1, None)
+    weights, logs, callback = after_steps(1, states)
+    left = sum(state["arrays"]["residual/0.kernel"][0] for state in states)
+    np.testing.assert_allclose(weights, plain - 0.5 * left, atol=1e-6)
+    assert logs["residual_norm"] == [0.0] and logs["bytes_per_step"] == [0.0]
+    assert "goes into its first step" in caplog.text
+    # Saved again, the debt is paid: the next one has nothing to add.
+    paid = [callback.get_state()]
+    assert paid[0]["steps"] == 41 and not paid[0]["arrays"]["residual/0.kernel"].any()
+    again, _, _ = after_steps(1, paid)
+    np.testing.assert_array_equal(again, plain)
+
+
+def test_one_process_does_not_pay_what_an_outer_optimizer_has_left(caplog):
+    plain, _, _ = after_steps(1, None)
+    weights, _, _ = after_steps(1, left_by_two("outer_0"))
+    np.testing.assert_array_equal(weights, plain)
+    assert "is left out" in caplog.text

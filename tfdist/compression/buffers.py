@@ -156,3 +156,8 @@ def _divided(wires: list[Wire]) -> list[list[int]]:
 
 def _bytes(tensor: tf.Tensor) -> int:
     return int(tensor.shape.num_elements()) * tensor.dtype.size
+
+
+def wire_dtype(dtype: tf.DType) -> tf.DType:
+    """Returns what an uncompressed tensor is summed in."""
+    return tf.float64 if dtype == tf.float64 else tf.float32

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-from tfdist.compression.buffers import nothing, together
+from tfdist.compression.buffers import nothing, together, wire_dtype
 from tfdist.compression.compressor import (
     Compressor,
     Item,
@@ -35,8 +35,9 @@ from tfdist.compression.rounds import (
     perform,
     received,
 )
+from tfdist.compression.skipping import State, all_finite, harmless_if, taken_if
 
-State = dict[str, tf.Tensor]
+Scale: TypeAlias = float | tf.Tensor | None
 
 
 class Slot(NamedTuple):
@@ -69,7 +70,8 @@ class Fused:
     Args:
         compressor: The compressor.
         slots: The variables, in the order of the gradients.
-        ranks: The number of ranks; with one, gradients pass through untouched.
+        ranks: The number of ranks; with one, gradients pass through, together with
+            what several have left unsent.
         has_all_to_all: Whether the exchange has this collective.
         error_feedback: True, False or "auto".
         seed: From 0 to 2**32 - 1, equal on all ranks.
@@ -129,7 +131,7 @@ class Fused:
         gradients: Sequence[tf.Tensor],
         state: State,
         exchange: Exchange,
-        residual_scale: float | tf.Tensor | None = None,
+        residual_scale: Scale = None,
     ) -> Step:
         """Returns the compressed sum of all ranks' gradients.
 
@@ -151,11 +153,13 @@ class Fused:
         gradients: Sequence[tf.Tensor],
         state: State,
         rank: int | tf.Tensor,
-        residual_scale: float | tf.Tensor | None = None,
+        residual_scale: Scale = None,
     ) -> Rounds[Step]:
         """Yields the buffers of each round; see `reduce`."""
-        if self.ranks == 1 or not gradients:
-            return Step(list(gradients), state, tf.constant(True))
+        if not gradients:
+            return Step([], state, tf.constant(True))
+        if self.ranks == 1:
+            return self._alone(gradients, state, residual_scale)
         taken = set(self.taken)
         dense = [i for i in range(len(gradients)) if i not in taken]
         corrected = self._corrected(gradients, state, residual_scale)
@@ -163,9 +167,9 @@ class Fused:
         if self.compressor.reveals:
             finite = tf.constant(True)  # small ones are summed as they are
         else:
-            finite = _finite([*corrected, *small])
+            finite = all_finite([*corrected, *small])
         if not self.compressor.robust:
-            harmless = _harmless(finite, [*corrected, *small])
+            harmless = harmless_if(finite, [*corrected, *small])
             corrected, small = harmless[: len(corrected)], harmless[len(corrected) :]
         place = Place(self.ranks, rank, self.has_all_to_all, state["step"], self.seed)
         items = [
@@ -184,19 +188,28 @@ class Fused:
         # need not wait for the last of them.
         arrived = [buffer for buffer in arrived if buffer.dtype != tf.float16]
         arrived += [totals[i] for i in dense if gradients[i].dtype == tf.float16]
-        agreed = tf.logical_and(votes > self.ranks - 0.5, _finite(arrived))
+        agreed = tf.logical_and(votes > self.ranks - 0.5, all_finite(arrived))
         new = self._next(state, corrected, outcomes)
-        # A condition, not a selection: it copies nothing.
-        names = list(state)
-        totals, values = tf.cond(
-            agreed,
-            lambda: ([tf.identity(t) for t in totals], [new[name] for name in names]),
-            lambda: (
-                [tf.zeros(g.shape, g.dtype) for g in gradients],
-                [state[name] for name in names],
-            ),
-        )
-        return Step(totals, dict(zip(names, values, strict=True)), agreed)
+        return Step(*taken_if(agreed, totals, new, state), agreed)
+
+    def _alone(
+        self, gradients: Sequence[tf.Tensor], state: State, scale: Scale
+    ) -> Step:
+        """Adds what several ranks have left unsent; then nothing is left."""
+        if not (self.error_feedback and self.taken):
+            return Step(list(gradients), state, tf.constant(True))
+        wide = [tf.cast(g, wire_dtype(g.dtype)) for g in gradients]
+        new = dict(state)
+        for index in self.taken:
+            wide[index] += tf.cast(self._left(index, state, scale), wide[index].dtype)
+            name = RESIDUAL + self.slots[index].path
+            new[name] = tf.zeros_like(state[name])
+        totals = [
+            _narrowed(total, gradient.dtype)
+            for total, gradient in zip(wide, gradients, strict=True)
+        ]
+        finite = all_finite(wide)
+        return Step(*taken_if(finite, totals, new, state), finite)
 
     def payload(self) -> list[Payload]:
         """Returns the bytes that a rank hands to each kind of collective in a step."""
@@ -226,7 +239,7 @@ class Fused:
 
     def _plain_bytes(self, without: set[int]) -> int:
         return sum(
-            math.prod(slot.shape) * _wire_dtype(slot.dtype).size
+            math.prod(slot.shape) * wire_dtype(slot.dtype).size
             for index, slot in enumerate(self.slots)
             if index not in without
         )
@@ -243,16 +256,19 @@ class Fused:
         self,
         gradients: Sequence[tf.Tensor],
         state: State,
-        scale: float | tf.Tensor | None,
+        scale: Scale,
     ) -> list[tf.Tensor]:
         corrected = []
         for index in self.taken:
             value = tf.cast(gradients[index], tf.float32)
             if self.error_feedback:
-                residual = state[RESIDUAL + self.slots[index].path]
-                value += residual if scale is None else scale * residual
+                value += self._left(index, state, scale)
             corrected.append(value)
         return corrected
+
+    def _left(self, index: int, state: State, scale: Scale) -> tf.Tensor:
+        residual = state[RESIDUAL + self.slots[index].path]
+        return residual if scale is None else scale * residual
 
     def _next(
         self, state: State, corrected: list[tf.Tensor], outcomes: list[Outcome]
@@ -279,11 +295,6 @@ def _unique(slots: Sequence[Slot]) -> list[Slot]:
     return result
 
 
-def _wire_dtype(dtype: tf.DType) -> tf.DType:
-    """Returns what an uncompressed tensor is summed in."""
-    return tf.float64 if dtype == tf.float64 else tf.float32
-
-
 def _narrowed(total: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Casts a float32 sum to the gradient's dtype."""
     if dtype.size >= total.dtype.size:  # saturate_cast would clip all the same
@@ -292,41 +303,13 @@ def _narrowed(total: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.saturate_cast(total, dtype)
 
 
-def _finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns whether all tensors are finite.
-
-    Told by their sums: one pass over the memory, where testing every element takes
-    three. A sum that overflows counts as well; such a step would not survive anyway.
-    """
-    sums = []
-    for tensor in tensors:
-        if tensor.dtype.is_floating:
-            wide = _wire_dtype(tensor.dtype)
-            sums.append(tf.math.is_finite(tf.reduce_sum(tf.cast(tensor, wide))))
-    return tf.reduce_all(tf.stack(sums)) if sums else tf.constant(True)
-
-
-def _harmless(finite: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the tensors; or zeros, safe to compute with, if something is not finite.
-
-    Sorting and factorising NaN has no defined result, and may not even end.
-    """
-    return list(
-        tf.cond(
-            finite,
-            lambda: [tf.identity(tensor) for tensor in tensors],
-            lambda: [tf.zeros(t.shape, t.dtype) for t in tensors],
-        )
-    )
-
-
 def _plain(
     tensors: list[tf.Tensor], finite: tf.Tensor
 ) -> Rounds[tuple[list[tf.Tensor], tf.Tensor]]:
     """Sums tensors as they are, and the votes of the ranks."""
     wires = [Wire(tf.cast(finite, tf.float32)[tf.newaxis], SUM)]
     for tensor in tensors:
-        flat = tf.reshape(tf.cast(tensor, _wire_dtype(tensor.dtype)), [-1])
+        flat = tf.reshape(tf.cast(tensor, wire_dtype(tensor.dtype)), [-1])
         wires.append(Wire(flat, SUM))
     votes, *sums = yield wires
     shaped = [

@@ -17,8 +17,8 @@ from tfdist.strategies.training import KerasTraining
 
 from .arguments import checked_integer, checked_number, checked_size
 from .place import Placed, adds_to_logs
-from .rate_after import Course, after_of
-from .rate_plan import RULES, RatePlan, Rule, course_of, first_factor, full_factor
+from .rate_after import Lengths, after_of
+from .rate_plan import RULES, RatePlan, Rule, first_factor, full_factor, lengths_of
 from .scaled_rate import ScaledRate, read_rate, steps_made
 
 _logger = logging.getLogger("tfdist")
@@ -135,14 +135,14 @@ class LearningRateScaling(Placed):
         if not self._resumed:
             self._made = steps_made(optimizer)
         self._resumed, made = False, self._made
-        course = course_of(self.warmup_epochs, self.warmup_steps, self.params, made)
-        plan = self._plan(optimizer, ratio, course)
+        lengths = lengths_of(self.warmup_epochs, self.warmup_steps, self.params, made)
+        plan = self._plan(optimizer, ratio, lengths)
         strategy = self.model.distribute_strategy
         if isinstance(strategy, KerasTraining):
-            strategy.agree("learning rate scaling", self._details(plan, course))
+            strategy.agree("learning rate scaling", self._details(plan, lengths))
         if fit is not None:
             fit.ending.enter_context(self._ending)
-        self._say(course, made)
+        self._say(lengths, made)
         rate = ScaledRate(optimizer, plan, momentum_correction=self.momentum_correction)
         self._ending.enter_context(rate.in_force())
         self.model.make_train_function(force=True)
@@ -241,7 +241,7 @@ class LearningRateScaling(Placed):
             )
         return size / self.reference_batch_size
 
-    def _plan(self, optimizer: Any, ratio: float, course: Course) -> RatePlan:
+    def _plan(self, optimizer: Any, ratio: float, lengths: Lengths) -> RatePlan:
         if self._base_rate is None:
             self._base_rate = read_rate(optimizer)
         base = self._base_rate
@@ -266,18 +266,18 @@ class LearningRateScaling(Placed):
                 )
             )
         full = full_factor(self.rule, ratio, base)
-        first = first_factor(self.initial, full, course.warmup, base)
-        return RatePlan(first, full, course.warmup, self._after.over(course))
+        first = first_factor(self.initial, full, lengths.warmup, base)
+        return RatePlan(first, full, lengths.warmup, self._after.over(lengths))
 
-    def _details(self, plan: RatePlan, course: Course) -> dict[str, Any]:
+    def _details(self, plan: RatePlan, lengths: Lengths) -> dict[str, Any]:
         return {
             "factor": f"{plan.first!r} to {plan.full!r}",
-            "course": str(course),
+            "lengths": str(lengths),
             "after": f"{self.after} {self._after.parameters()}",
             "momentum_correction": str(self.momentum_correction),
         }
 
-    def _say(self, course: Course, made: int) -> None:
+    def _say(self, lengths: Lengths, made: int) -> None:
         """Tells the user, once, what may not be meant so."""
         if self._has_said or not cluster.is_chief():
             return
@@ -288,13 +288,13 @@ class LearningRateScaling(Placed):
                 "for which batch the rate is tuned. HINT: Pass "
                 "reference_batch_size=..., or rule='none'."
             )
-        if self.after and course.total is not None and made >= course.total:
+        if self.after and lengths.total is not None and made >= lengths.total:
             _logger.warning(
                 "LearningRateScaling counts the optimizer's iterations, and %d steps "
                 "of %d are made: the rate stays as it is at the end. HINT: Compile the "
                 "model again to start anew.",
                 made,
-                course.total,
+                lengths.total,
             )
 
     def _serialized_rule(self) -> Any:

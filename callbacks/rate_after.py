@@ -15,7 +15,7 @@ from tfdist.errors import explain
 Fall = Callable[[tf.Tensor], tf.Tensor]  # step -> factor of the rate; float64
 
 
-class Course(NamedTuple):
+class Lengths(NamedTuple):
     """The steps of a training, as far as they are known."""
 
     warmup: int
@@ -28,11 +28,11 @@ class After(ABC):
     """One way for the rate to fall; its fields are the user's parameters."""
 
     @abstractmethod
-    def over(self, course: Course) -> Fall:
+    def over(self, lengths: Lengths) -> Fall:
         """Returns the factor of the rate for each step from the warm-up's end on.
 
         Raises:
-            ValueError: The parameters do not fit the course.
+            ValueError: The parameters do not fit the lengths.
         """
 
     def parameters(self) -> dict[str, Any]:
@@ -46,9 +46,9 @@ class After(ABC):
 class Constant(After):
     """The rate stays."""
 
-    def over(self, course: Course) -> Fall:
+    def over(self, lengths: Lengths) -> Fall:
         """See `After`."""
-        del course
+        del lengths
         return tf.ones_like
 
 
@@ -74,9 +74,9 @@ class Polynomial(After):
         _check("final", self.final, 0.0 <= self.final <= 1.0, "from 0 to 1")
         _check("power", self.power, self.power > 0, "above 0")
 
-    def over(self, course: Course) -> Fall:
+    def over(self, lengths: Lengths) -> Fall:
         """See `After`."""
-        begin, end = float(course.warmup), float(_end_of(self, course))
+        begin, end = float(lengths.warmup), float(_end_of(self, lengths))
 
         def factor(step: tf.Tensor) -> tf.Tensor:
             left = 1.0 - tf.clip_by_value((step - begin) / (end - begin), 0.0, 1.0)
@@ -128,14 +128,14 @@ class Step(After):
         )
         _check("factor", self.factor, self.factor > 0, "above 0")
 
-    def over(self, course: Course) -> Fall:
+    def over(self, lengths: Lengths) -> Fall:
         """See `After`."""
         if self.steps is not None:
             points = [float(step) for step in self.steps]
         else:
-            points = [_in_steps(epoch, course) for epoch in self.epochs or ()]
-        if min(points) < course.warmup:
-            raise _too_early(f"a fall at step {min(points):g}", course.warmup)
+            points = [_in_steps(epoch, lengths) for epoch in self.epochs or ()]
+        if min(points) < lengths.warmup:
+            raise _too_early(f"a fall at step {min(points):g}", lengths.warmup)
 
         def factor(step: tf.Tensor) -> tf.Tensor:
             passed = tf.add_n([tf.cast(step >= p, step.dtype) for p in points])
@@ -186,25 +186,25 @@ def steps_of(epochs: float, course_epoch: int) -> int:
     return round(epochs * course_epoch)
 
 
-def _end_of(after: Polynomial, course: Course) -> int:
+def _end_of(after: Polynomial, lengths: Lengths) -> int:
     """Returns the step at which a fall ends."""
     if after.steps is not None:
         end = after.steps
     elif after.epochs is not None:
-        end = _in_steps(after.epochs, course)
-    elif course.total is not None:
-        end = course.total
+        end = _in_steps(after.epochs, lengths)
+    elif lengths.total is not None:
+        end = lengths.total
     else:
         raise _unknown_length("the end of training")
-    if end <= course.warmup:
-        raise _too_early(f"the fall ends at step {end}", course.warmup)
+    if end <= lengths.warmup:
+        raise _too_early(f"the fall ends at step {end}", lengths.warmup)
     return end
 
 
-def _in_steps(epochs: float, course: Course) -> int:
-    if course.epoch is None:
+def _in_steps(epochs: float, lengths: Lengths) -> int:
+    if lengths.epoch is None:
         raise _unknown_length(f"{epochs:g} epochs")
-    return steps_of(epochs, course.epoch)
+    return steps_of(epochs, lengths.epoch)
 
 
 def _unknown_length(what: str) -> ValueError:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdist.errors import explain
 
-from .rate_after import Course, Fall, steps_of
+from .rate_after import Fall, Lengths, steps_of
 
 Rule = Callable[[float, float], Any]  # (base rate, ratio of the batches) -> rate
 RULES = ("linear", "sqrt", "none")
@@ -92,9 +92,9 @@ def first_factor(
     return 1.0 if full > 1.0 else full / max(warmup_steps, 1)
 
 
-def course_of(
+def lengths_of(
     warmup_epochs: float, warmup_steps: int | None, params: dict[str, Any], made: int
-) -> Course:
+) -> Lengths:
     """Returns the steps of the training.
 
     Args:
@@ -131,4 +131,4 @@ def course_of(
                 hint="Pass a smaller warmup_epochs or warmup_steps.",
             )
         )
-    return Course(warmup, epoch, total)
+    return Lengths(warmup, epoch, total)

@@ -1,8 +1,8 @@
 """The 1,797 images of handwritten digits: folds, orders, first weights."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
+from tests import allow_scikit_learn
 from tests.convergence.experiment import Settings
 
 CLASSES = 10
@@ -15,6 +15,9 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     mean is by far the steepest direction, and only rates so small that 30 epochs do
     not suffice are stable with what arrives twenty steps late.
     """
+    allow_scikit_learn()
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     images = digits.data / 16.0
     return (images - images.mean(0)).astype("float32"), digits.target.astype("int32")

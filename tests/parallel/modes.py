@@ -22,6 +22,8 @@ OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    # Ranks that wait leave the core to what they wait for.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
 }
 
 

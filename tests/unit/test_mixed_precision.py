@@ -104,7 +104,10 @@ def test_configuration_round_trip(policy):
         ({"loss_scale": float("nan")}, "nan"),
         ({"initial_scale": -2.0}, "initial_scale"),
         ({"initial_scale": 0}, "initial_scale"),
+        ({"initial_scale": 1e39}, "<= 1.70141e+38"),
+        ({"loss_scale": 1e39}, '<= 1.70141e+38, or "dynamic"'),
         ({"growth_steps": 0}, "growth_steps"),
+        ({"growth_steps": 2**31}, "from 1 to 2147483646"),
         ({"keep_float32": "last"}, "keep_float32=['auto', 'last']"),
         ({"keep_float32": [1]}, "keep_float32"),
     ],
@@ -365,6 +368,23 @@ def test_a_global_policy_is_checked():
         "float32",
         "float32",
     ]
+
+
+def test_what_an_earlier_callback_has_kept_is_not_kept_by_the_next():
+    def half(model):
+        return {n for n, dtype in computes_in(model).items() if dtype == "bfloat16"}
+
+    for earlier in ("first", "auto"):
+        model = compiled()
+        fit(model, MixedPrecision("mixed_bfloat16", [earlier]), epochs=1)
+        fit(model, MixedPrecision("mixed_bfloat16"), epochs=1)
+        assert "first" in half(model) and "last" not in half(model)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = compiled(perceptron(layers.Dense(3, dtype="float32", name="own")))
+    fit(model, MixedPrecision("mixed_bfloat16", []), epochs=1)
+    assert "own" in half(model)
+    fit(model, MixedPrecision("mixed_bfloat16"), epochs=1)
+    assert "first" in half(model) and "own" not in half(model)
 
 
 def test_a_global_map_is_checked():

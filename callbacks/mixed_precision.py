@@ -15,6 +15,7 @@ from tfdist.strategies.training import KerasTraining
 
 from . import layer_policies
 from .arguments import checked_integer, checked_number, require_own_strategy
+from .batches_made import batches_made
 from .emulation import say_if_emulated
 from .loss_scale import Advice, Scale, Skipped, refuse_double, scaled_losses, wrapped
 from .place import Placed, adds_to_logs
@@ -166,7 +167,7 @@ class MixedPrecision(Placed):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the steps."""
-        self._skipped.made(batch + 1)
+        self._skipped.made(batches_made(self, batch))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Logs the scale and what was skipped, and warns if that is too much."""

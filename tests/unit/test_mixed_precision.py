@@ -306,6 +306,20 @@ def test_an_overflow_is_skipped_counted_and_explained(caplog):
     assert again.get_state()["counter"] == 6
 
 
+@pytest.mark.parametrize("steps", [None, 5])
+def test_executions_that_do_not_fill_an_epoch_are_no_skipped_steps(steps, caplog):
+    """Keras takes 7 batches in executions of 4 and 3, but 8 where it is asked for 5."""
+    model = compiled(steps_per_execution=4)
+    inputs, targets = regression()
+    data = tf.data.Dataset.from_tensor_slices((inputs[:56], targets[:56])).batch(8)
+    data = data.repeat() if steps else data
+    options = {"steps_per_epoch": steps, "epochs": 2, "verbose": 0, "shuffle": False}
+    history = model.fit(data, callbacks=[MixedPrecision("mixed_float16")], **options)
+    assert history.history["skipped_steps"] == [0, 0]
+    assert int(model.optimizer.iterations) == (16 if steps else 14)
+    assert "were skipped" not in caplog.text
+
+
 def test_a_fixed_scale_stays_where_steps_are_skipped():
     inputs, targets = regression()
     inputs[16:32] = np.nan

@@ -203,6 +203,17 @@ def test_a_timeline_opens_as_a_chrome_trace(tmp_path, caplog):
     assert len(steps) == 2
 
 
+def test_a_timeline_beside_another_profiler(tmp_path, caplog):
+    tf.profiler.experimental.start(str(tmp_path / "other"))
+    try:
+        history = fit(compiled(), Telemetry(tmp_path, timeline=(2, 4)), epochs=1)
+    finally:
+        tf.profiler.experimental.stop()
+    assert len(history["loss"]) == 1
+    assert caplog.text.count("another profiler is running. HINT") == 1
+    assert caplog.text.count("nothing was recorded") == 1
+
+
 def test_a_timeline_that_never_began_is_told(tmp_path, caplog):
     fit(compiled(), Telemetry(tmp_path, timeline=True), epochs=1)
     assert re.search("no timeline: training ended after 6 .* step 11", caplog.text)

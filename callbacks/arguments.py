@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from tfdist.arguments import checked_integer as checked_integer
@@ -9,6 +10,21 @@ from tfdist.arguments import checked_number as checked_number
 from tfdist.arguments import checked_size as checked_size
 from tfdist.errors import explain
 from tfdist.strategies.training import KerasTraining
+
+
+def checked_path(name: str, path: Any, *, hint: str) -> str:
+    """Returns a path as a string.
+
+    Raises:
+        ValueError: It is no path.
+    """
+    if isinstance(path, str | os.PathLike):
+        text = os.fspath(path)
+        if isinstance(text, str) and text.strip():
+            return text
+    raise ValueError(
+        explain(f"Wrong {name}", received=repr(path), expected="a path", hint=hint)
+    )
 
 
 def require_own_strategy(name: str, strategy: Any) -> None:

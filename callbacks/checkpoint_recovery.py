@@ -12,12 +12,11 @@ from tfdist.checkpoint.store import Store
 from tfdist.errors import explain
 from tfdist.strategies import fits
 
-from .arguments import checked_integer, require_own_strategy
+from .arguments import checked_integer, checked_path, require_own_strategy
 from .place import Placed
 from .recovered_fit import RecoveredFit
 from .recovery_arguments import (
     checked_best,
-    checked_directory,
     checked_every,
     checked_positive,
 )
@@ -99,7 +98,9 @@ class CheckpointRecovery(Placed):
         timeout: float = 600.0,
     ) -> None:
         super().__init__()
-        self.directory = checked_directory(directory)
+        self.directory = checked_path(
+            "directory", directory, hint='CheckpointRecovery("runs/first")'
+        )
         self.every_steps, self.every_seconds = checked_every(every_steps, every_seconds)
         self.keep = checked_integer("keep", keep, least=1)
         self.keep_every = keep_every

@@ -67,15 +67,17 @@ def defaults(
 
 
 def _described(callback: keras.callbacks.Callback) -> str:
-    """Returns a callback as a user would write it, without what is left as it is."""
+    """Returns a callback as a user would write it, without what is left as it is.
+
+    Not by `get_config`, which refuses a rule that has no registered name.
+    """
     kind = type(callback)
-    parameters = inspect.signature(kind).parameters
-    given = {
-        name: value
-        for name, value in callback.get_config().items()
-        if name in parameters and value not in (parameters[name].default, [])
-    }
-    return f"{kind.__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+    arguments = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        value = getattr(callback, name, parameter.default)
+        if value not in (parameter.default, []):
+            arguments.append(f"{name}={getattr(value, '__name__', repr(value))}")
+    return f"{kind.__name__}({', '.join(arguments)})"
 
 
 @functools.cache

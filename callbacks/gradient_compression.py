@@ -19,6 +19,7 @@ from tfdist.gradients.compressed import CompressedSum, slots_of
 from tfdist.gradients.reduction import Kind, kinds_from_plain, plain_kinds
 
 from .arguments import checked_integer, require_own_strategy
+from .batches_made import batches_made
 from .compression_figures import Figures
 from .compression_start import checked_start, start_of, warmup_steps_of
 from .compression_warnings import (
@@ -154,7 +155,7 @@ class GradientCompression(Placed):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the steps."""
-        self._figures.count(batch + 1)
+        self._figures.count(batches_made(self, batch))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds the epoch's figures to its logs."""

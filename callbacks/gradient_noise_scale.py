@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
+import keras
+
 from tfdist import cluster
 from tfdist.errors import explain
 from tfdist.gradients.attach import GradientPath, attach, path_of
@@ -72,6 +74,7 @@ class GradientNoiseScale(Placed):
                 )
             )
         self.decay = float(decay)
+        self._trained: keras.Model | None = None
         self._path: GradientPath | None = None
         self._measured: NoiseMeasured | None = None
         self._restored: list[float] | None = None
@@ -91,6 +94,9 @@ class GradientNoiseScale(Placed):
         with strategy.scope():
             attach(self.model.optimizer, self.model)
         path = cast(GradientPath, path_of(self.model.optimizer))
+        if self._trained not in (None, self.model):
+            self._measured = self._restored = None  # they are another model's
+        self._trained = self.model
         before = self.get_state()["averages"]
         self._measured = NoiseMeasured(
             path.method.reduction,
@@ -139,6 +145,7 @@ class GradientNoiseScale(Placed):
                 same list on every process.
         """
         self._restored, self._measured = states[0]["averages"], None
+        self._trained = None
 
     def _scale(self) -> float:
         signal, noise, _, _ = cast(NoiseMeasured, self._measured).averages

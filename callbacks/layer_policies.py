@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ _SENSITIVE = tuple(
     if hasattr(keras.layers, name)
 )
 _SOFTMAXES = (keras.activations.softmax, keras.activations.log_softmax)
+# The layers of each model that were float32 in a 16-bit model before it came here.
+_own: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 
 
 def policies_of(
@@ -48,8 +51,9 @@ def policies_of(
     layers = list(_float_layers(model))
     wanted = ["auto"] if keep == "auto" else list(keep)
     kept = _named(layers, [name for name in wanted if name != "auto"])
+    own = _own_float32(model, layers)
     if "auto" in wanted:
-        kept |= _sensitive(model, layers) | _own_float32(model, layers)
+        kept |= _sensitive(model, layers) | own
     keys = set(policy) if isinstance(policy, Maps) else set()
     result = []
     for layer in layers:
@@ -170,10 +174,15 @@ def _sensitive(model: Any, layers: Sequence[Any]) -> set[int]:
 
 
 def _own_float32(model: Any, layers: Sequence[Any]) -> set[int]:
-    """Returns the layers that were given float32 where their model was not."""
-    if model.compute_dtype not in HALVES:
-        return set()
-    return {id(layer) for layer in layers if layer.compute_dtype == "float32"}
+    """Returns the layers that the user has given float32 where their model was not.
+
+    What this module has kept in float32 earlier, for other arguments, is none of them.
+    """
+    if model not in _own:
+        is_half = model.compute_dtype in HALVES
+        kept = [each for each in layers if is_half and each.compute_dtype == "float32"]
+        _own[model] = weakref.WeakSet(kept)
+    return {id(layer) for layer in _own[model]}
 
 
 def _looked_up(

@@ -18,7 +18,14 @@ from tfdist.strategies.training import KerasTraining
 from .arguments import checked_integer, checked_number, checked_size
 from .place import Placed, adds_to_logs
 from .rate_after import Lengths, after_of
-from .rate_plan import RULES, RatePlan, Rule, first_factor, full_factor, lengths_of
+from .rate_plan import (
+    RatePlan,
+    Rule,
+    checked_rule,
+    first_factor,
+    full_factor,
+    lengths_of,
+)
 from .scaled_rate import ScaledRate, read_rate, steps_made
 
 _logger = logging.getLogger("tfdist")
@@ -104,7 +111,7 @@ class LearningRateScaling(Placed):
         **parameters: Any,
     ) -> None:
         super().__init__()
-        self.rule = _checked_rule(rule)
+        self.rule = checked_rule(rule)
         self.reference_batch_size = checked_size(
             "reference_batch_size", reference_batch_size
         )
@@ -118,7 +125,8 @@ class LearningRateScaling(Placed):
         self.momentum_correction = momentum_correction
         self.after = after
         self.batch_size = checked_size("batch_size", batch_size)
-        self._after = after_of(after or "constant", parameters)
+        self._after = after_of("constant" if after is None else after, parameters)
+        self._scaled: Any = None  # the optimizer
         self._base_rate: float | None = None  # at the very first step
         self._made = 0  # steps before this fit
         self._resumed = False
@@ -130,6 +138,9 @@ class LearningRateScaling(Placed):
         """Checks everything, and puts the plan in force before the first step."""
         self._ending.close()  # of a loop without `fit` that was broken off
         optimizer = self._optimizer()
+        if self._scaled not in (None, optimizer):
+            self._base_rate = None  # another optimizer's
+        self._scaled = optimizer
         fit = fits.running(self.model)
         ratio = self._ratio(fit)
         if not self._resumed:
@@ -202,7 +213,7 @@ class LearningRateScaling(Placed):
                 same list on every process.
         """
         self._base_rate, self._made = states[0]["base_rate"], states[0]["made"]
-        self._resumed = True
+        self._scaled, self._resumed = None, True
 
     def _optimizer(self) -> Any:
         """Returns the optimizer whose rate is to be scaled, or says what is wrong."""
@@ -311,17 +322,3 @@ class LearningRateScaling(Placed):
                 )
             )
         return {"registered_name": name}
-
-
-def _checked_rule(rule: str | Rule) -> str | Rule:
-    if callable(rule) or rule in RULES:
-        return rule
-    raise ValueError(
-        explain(
-            "There is no such rule for the learning rate",
-            received=f"rule={rule!r}",
-            expected=f"{', '.join(map(repr, RULES))}, or a function of the base rate "
-            "and the ratio",
-            hint='Leave rule="linear" for SGD, pass rule="sqrt" for Adam.',
-        )
-    )

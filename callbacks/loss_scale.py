@@ -179,8 +179,9 @@ class Scale:
 class Skipped:
     """Counts the steps that were skipped, as batches that made no iteration.
 
-    Exact for every strategy and any `steps_per_execution`, with no variable of its
-    own: Keras counts only the batches whose gradients were finite.
+    Exact for every strategy, and any `steps_per_execution` where an epoch's length is
+    known, with no variable of its own: Keras counts only the batches whose gradients
+    were finite.
     """
 
     def __init__(self, total: int = 0) -> None:

@@ -15,12 +15,15 @@ from tfdist.strategies.training import KerasTraining
 
 from . import layer_policies
 from .arguments import checked_integer, checked_number, require_own_strategy
+from .batches_made import batches_made
 from .emulation import say_if_emulated
 from .loss_scale import Advice, Scale, Skipped, refuse_double, scaled_losses, wrapped
 from .place import Placed, adds_to_logs
 from .precision_plan import refuse_unreachable, stage_at, stages_of, written
 
 _logger = logging.getLogger("tfdist")
+_LARGEST = 2.0**127  # power of two in float32, which holds the scale
+_LONGEST = 2**31 - 2  # steps: the counter has 32 bits
 _RESTORES = "What restores an optimizer has to meet the one that trains"
 
 Policies = list[tuple[Any, keras.DTypePolicy]]
@@ -104,10 +107,14 @@ class MixedPrecision(Placed):
         self.loss_scale = loss_scale
         if loss_scale != "dynamic":
             self.loss_scale = checked_number(
-                "loss_scale", loss_scale, least=1, otherwise='"dynamic"'
+                "loss_scale", loss_scale, least=1, most=_LARGEST, otherwise='"dynamic"'
             )
-        self.initial_scale = checked_number("initial_scale", initial_scale, least=1)
-        self.growth_steps = checked_integer("growth_steps", growth_steps, least=1)
+        self.initial_scale = checked_number(
+            "initial_scale", initial_scale, least=1, most=_LARGEST
+        )
+        self.growth_steps = checked_integer(
+            "growth_steps", growth_steps, least=1, most=_LONGEST
+        )
         self._policies: list[Policies] = []  # of each stage
         self._stage = -1
         self._epoch = 0
@@ -160,7 +167,7 @@ class MixedPrecision(Placed):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the steps."""
-        self._skipped.made(batch + 1)
+        self._skipped.made(batches_made(self, batch))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Logs the scale and what was skipped, and warns if that is too much."""

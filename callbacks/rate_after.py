@@ -71,8 +71,11 @@ class Polynomial(After):
 
     def __post_init__(self) -> None:
         _refuse_both(self.epochs, self.steps)
-        _check("final", self.final, 0.0 <= self.final <= 1.0, "from 0 to 1")
-        _check("power", self.power, self.power > 0, "above 0")
+        for name, end in (("epochs", self.epochs), ("steps", self.steps)):
+            _check(name, end, end is None or _is_number(end), "a number")
+        is_part = _is_number(self.final) and 0.0 <= self.final <= 1.0
+        _check("final", self.final, is_part, "a number from 0 to 1")
+        _check("power", self.power, _is_positive(self.power), "a number above 0")
 
     def over(self, lengths: Lengths) -> Fall:
         """See `After`."""
@@ -126,7 +129,7 @@ class Step(After):
         _check(
             "epochs", points, bool(known and points), "a list of epochs, or of steps"
         )
-        _check("factor", self.factor, self.factor > 0, "above 0")
+        _check("factor", self.factor, _is_positive(self.factor), "a number above 0")
 
     def over(self, lengths: Lengths) -> Fall:
         """See `After`."""
@@ -158,7 +161,7 @@ def after_of(name: str, parameters: dict[str, Any]) -> After:
     Raises:
         ValueError: Unknown name or parameter, or a parameter out of range.
     """
-    if name not in _KINDS:
+    if not isinstance(name, str) or name not in _KINDS:
         raise ValueError(
             explain(
                 "There is no such way for the learning rate to fall",
@@ -242,8 +245,13 @@ def _refuse_both(epochs: object, steps: object) -> None:
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
 
 
 def _check(name: str, value: object, is_right: bool, expected: str) -> None:

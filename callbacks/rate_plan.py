@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,25 @@ class RatePlan:
         return rise * self.fall(step)
 
 
+def checked_rule(rule: str | Rule) -> str | Rule:
+    """Returns the argument.
+
+    Raises:
+        ValueError: It is neither one of `RULES` nor a function of two numbers.
+    """
+    if rule in RULES or (callable(rule) and _takes_two(rule)):
+        return rule
+    raise ValueError(
+        explain(
+            "There is no such rule for the learning rate",
+            received=f"rule={rule!r}",
+            expected=f"{', '.join(map(repr, RULES))}, or a function of the base rate "
+            "and the ratio",
+            hint='Leave rule="linear" for SGD, pass rule="sqrt" for Adam.',
+        )
+    )
+
+
 def full_factor(rule: str | Rule, ratio: float, base: float) -> float:
     """Returns the factor by which a rule scales the base rate.
 
@@ -61,12 +81,16 @@ def full_factor(rule: str | Rule, ratio: float, base: float) -> float:
     """
     if not callable(rule):
         return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
-    scaled = float(rule(base, ratio))
+    result = rule(base, ratio)
+    try:
+        scaled = float(result)
+    except (TypeError, ValueError):
+        scaled = math.nan
     if not (math.isfinite(scaled) and scaled > 0 and base > 0):
         raise ValueError(
             explain(
                 "The rule does not make a learning rate of the base rate",
-                received=f"{scaled:g} for the base rate {base:g} and the ratio "
+                received=f"{result!r} for the base rate {base:g} and the ratio "
                 f"{ratio:g}",
                 expected="positive, finite rates",
                 hint='Check the function, or pass rule="linear".',
@@ -132,3 +156,13 @@ def lengths_of(
             )
         )
     return Lengths(warmup, epoch, total)
+
+
+def _takes_two(rule: Rule) -> bool:
+    try:
+        inspect.signature(rule).bind(0.1, 2.0)
+    except TypeError:
+        return False
+    except ValueError:  # of what is not written in Python, nothing is known
+        return True
+    return True

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from tfdist.checkpoint.retention import Best
 from tfdist.errors import explain
 
 from .arguments import checked_integer, checked_number
-
-
-def checked_directory(directory: Any) -> str:
-    """Returns the directory as a string.
-
-    Raises:
-        ValueError: It is no path.
-    """
-    if isinstance(directory, str | os.PathLike):
-        path = os.fspath(directory)
-        if isinstance(path, str) and path.strip():
-            return path
-    raise ValueError(
-        explain(
-            "Wrong directory",
-            received=repr(directory),
-            expected="a path",
-            hint='CheckpointRecovery("runs/first")',
-        )
-    )
 
 
 def checked_every(

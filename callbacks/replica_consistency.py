@@ -15,6 +15,7 @@ from tfdist.strategies.group import Group, group_of
 from tfdist.strategies.training import KerasTraining
 
 from .arguments import checked_integer
+from .batches_made import batches_made
 from .place import Placed
 from .replica_report import Report
 from .replica_state import common_variables
@@ -104,11 +105,12 @@ class ReplicaConsistency(Placed):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Compares after the first step, and when it is time."""
-        self._steps = self._before + batch + 1
+        made = batches_made(self, batch)
+        self._steps = self._before + made
         is_due = self._steps - self._compared >= self.every
         is_short = (self.params.get("steps") or self.every + 1) <= self.every
         if self._is_new or (is_due and not is_short):
-            self._compare(f"after step {batch + 1} of epoch {self._epoch + 1}")
+            self._compare(f"after step {made} of epoch {self._epoch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compares what is averaged at the end of epochs too."""

@@ -20,7 +20,7 @@ from tfdist.strategies.training import KerasTraining
 from tfdist.telemetry.table import EPOCH, STEPS
 
 from . import telemetry_figures as figures
-from .arguments import checked_integer, require_own_strategy
+from .arguments import checked_integer, checked_path, require_own_strategy
 from .bytes_sent import bytes_per_step
 from .loss_scale import scaler_of
 from .place import Placed, adds_to_logs
@@ -97,7 +97,9 @@ class Telemetry(Placed):
         timeline: bool | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.log_dir = None if log_dir is None else os.fspath(log_dir)
+        if log_dir is not None:
+            log_dir = checked_path("log_dir", log_dir, hint='Telemetry("runs/first")')
+        self.log_dir = log_dir
         self.every = checked_integer("every", every, least=1)
         self.timeline = checked_range(timeline, self.log_dir)
         self._parts: Parts | None = None  # while `fit` runs

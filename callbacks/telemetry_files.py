@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist.errors import explain
-from tfdist.telemetry.table import Row, Writer
+from tfdist.telemetry.table import PREVIOUS, Row, TableError, Writer
 
 _logger = logging.getLogger("tfdist")
 _SCALARS = (
@@ -44,7 +44,7 @@ class Files:
 
 
 class FilesOfChief(Files):
-    """Writes into a folder.
+    """Writes into a folder, as long as it can: no training fails because of a log.
 
     Files are opened with the first rows: only then is it known whether a training
     begins or goes on.
@@ -57,18 +57,40 @@ class FilesOfChief(Files):
         self._folder = folder
         self._table: Writer | None = None
         self._scalars: Any = None
+        self._has_failed = False
 
     def write(self, rows: Iterable[Row], *, steps_before: int) -> None:
         """See `Files.write`."""
+        if self._has_failed:
+            return
+        try:
+            self._write(list(rows), steps_before)
+        except (OSError, tf.errors.OpError) as error:
+            self._has_failed = True  # after half a line, none may follow
+            _logger.warning(
+                "Telemetry writes no more into %s; training goes on. %s: %s\nHINT: "
+                "Make room there, or pass another log_dir.",
+                self._folder,
+                type(error).__name__,
+                error,
+            )
+
+    def _write(self, rows: list[Row], steps_before: int) -> None:
         if self._table is None:
-            self._table = Writer(self._folder, steps=steps_before)
+            self._table = self._opened(steps_before)
             self._scalars = _scalar_writer(self._folder)
-        rows = list(rows)
         self._table.append(rows)
         if self._scalars is not None:
             with self._scalars.as_default():
                 _write_scalars(rows)
             self._scalars.flush()
+
+    def _opened(self, steps_before: int) -> Writer:
+        try:
+            return Writer(self._folder, steps=steps_before)
+        except TableError as error:
+            _logger.warning("Telemetry: what is there becomes %s. %s", PREVIOUS, error)
+            return Writer(self._folder, steps=0)
 
 
 def problem_of(folder: Path) -> str:

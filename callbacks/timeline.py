@@ -47,6 +47,7 @@ class RunningTimeline(Timeline):
         self._folder = folder
         self._model = model
         self._made = 0
+        self._begun = False
         self._recording: contextlib.ExitStack | None = None
         self._files: list[str] = []
         self._consider()
@@ -61,8 +62,9 @@ class RunningTimeline(Timeline):
         if self._recording is not None:
             self._recording.close()
             self._recording = None
-            _logger.warning("Telemetry's timeline: %s", ", ".join(self._files))
-        elif not self._files and cluster.is_chief():
+            files = ", ".join(self._files) or "nothing was recorded"
+            _logger.warning("Telemetry's timeline: %s", files)
+        elif not self._begun and cluster.is_chief():
             _logger.warning(
                 "Telemetry recorded no timeline: training ended after %d steps, it was "
                 "to begin with step %d. HINT: Pass timeline=(first, last).",
@@ -74,15 +76,22 @@ class RunningTimeline(Timeline):
         if self._recording is not None:
             if self._made >= self._last:
                 self.close()
-        elif not self._files and self._made + 1 >= self._first:
-            self._recording = contextlib.ExitStack()
+        elif not self._begun and self._made + 1 >= self._first:
+            self._begun, self._recording = True, contextlib.ExitStack()
             self._record_tensorflow(self._recording)
             self._record_horovod(self._recording)
 
     def _record_tensorflow(self, ending: contextlib.ExitStack) -> None:
         """Records this process; each rank into a folder of its own."""
         folder = self._folder / f"rank-{cluster.rank()}"
-        tf.profiler.experimental.start(str(folder))
+        try:
+            tf.profiler.experimental.start(str(folder))
+        except tf.errors.AlreadyExistsError:  # one records a process at a time
+            _logger.warning(
+                "Telemetry's timeline holds nothing of TensorFlow: another profiler "
+                "is running. HINT: Leave profile_batch of TensorBoard out."
+            )
+            return
         trace = folder.with_suffix(".json.gz")
         self._files.append(str(trace))
 

@@ -45,6 +45,7 @@ def checked_number(
     *,
     least: float = 0.0,
     above: float | None = None,
+    most: float | None = None,
     otherwise: str = "",
 ) -> float:
     """Returns `value` as a float.
@@ -54,6 +55,7 @@ def checked_number(
         value: What was passed.
         least: The smallest number that is right.
         above: If given, instead of `least`, the largest that is too small.
+        most: The largest number that is right, if there is one.
         otherwise: What the argument may be instead of a number.
 
     Raises:
@@ -62,9 +64,10 @@ def checked_number(
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and (value >= least if above is None else value > above):
         number = float(value)
-        if math.isfinite(number):
+        if math.isfinite(number) and (most is None or number <= most):
             return number
     limit = f">= {least:g}" if above is None else f"> {above:g}"
+    limit += "" if most is None else f" and <= {most:g}"
     raise ValueError(
         explain(
             f"Wrong {name}",

@@ -52,6 +52,15 @@ def test_they_are_told_once_as_they_would_be_written(caplog):
     assert "ReplicaConsistency(every=50), Telemetry(every=50)" in caplog.messages[1]
 
 
+def test_a_rule_that_cannot_be_written_down_is_told_by_its_name(caplog):
+    def cubic(rate, ratio):
+        return rate * ratio ** (1 / 3)
+
+    assert defaults(rule=cubic)[0].rule is cubic
+    (told,) = caplog.messages
+    assert "LearningRateScaling(rule=cubic), " in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "excerpt"),
     [({"every": 0}, "every"), ({"action": "stop"}, "'stop'"), ({"rule": "l"}, "'l'")],

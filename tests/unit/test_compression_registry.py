@@ -46,6 +46,7 @@ def test_parameters_survive_json():
         (lambda: compression.PowerSGD(rank=2.5), "Received: 2.5"),
         (lambda: compression.PowerSGD(rank=True), "integer"),
         (lambda: compression.PowerSGD(min_compression_rate=0), "above 0"),
+        (lambda: compression.PowerSGD(min_compression_rate="2"), "above 0"),
         (lambda: compression.PowerSGD(alternate=True, warm_start=False), "turns"),
         (lambda: compression.PowerSGD(wire="bfloat16"), "cannot sum bfloat16"),
         (lambda: compression.RandomK(ratio=0), "at most 1"),

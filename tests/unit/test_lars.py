@@ -65,7 +65,7 @@ def test_equals_the_formula(nesterov):
 
 def test_zeros_are_updated_as_by_sgd():
     zero, one = keras.Variable(np.zeros((2, 2))), keras.Variable(np.ones((2, 2)))
-    optimizer = lars(weight_decay=0.0)
+    optimizer = lars()  # the decay is left out, too
     optimizer.apply([tf.ones((2, 2)), tf.zeros((2, 2))], [zero, one])
     np.testing.assert_allclose(zero.numpy(), np.full((2, 2), -RATE))
     np.testing.assert_allclose(one.numpy(), np.ones((2, 2)))
@@ -112,7 +112,13 @@ def test_scaling_corrects_its_momentum():
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight_decay": -0.1}, {"trust_coefficient": 0.0}]
+    "options",
+    [
+        {"weight_decay": -0.1},
+        {"trust_coefficient": 0.0},
+        {"exclude": "kernel"},
+        {"exclude": None},
+    ],
 )
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match=rf"{next(iter(options))}(.|\n)*HINT"):

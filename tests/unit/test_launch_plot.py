@@ -126,6 +126,8 @@ def test_the_picture_stands_beside_the_table(tmp_path, capsys):
         (["{}/empty"], "is empty"),
         (["{}/head"], "no rows yet"),
         (["{}/old"], r"line 1.*HINT: Train again"),
+        (["{}/begun"], "no rows yet"),
+        (["{}/run", "--out", "{}/folder.png"], "folder.png cannot be written"),
         (["{}/run", "--out", "{}/page.txt"], "cannot write 'page.txt'"),
         (["{}/run", "--out", "{}/none/page.png"], "no folder .*none. HINT: mkdir"),
         (["{}/run"] * 9, "9 folders"),
@@ -136,6 +138,10 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys, words, expected):
     for name, text in (("empty", ""), ("old", "epoch,loss\n0,1\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / FILE).write_text(text)
+    lines = (tmp_path / "run" / FILE).read_text().splitlines(keepends=True)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / FILE).write_text("".join(lines[:2]))  # ranks' rows missing
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "head").mkdir()
     Writer(tmp_path / "head", steps=0)
     code = main_module.main(["plot", *(word.format(tmp_path) for word in words)])

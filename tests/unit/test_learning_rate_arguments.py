@@ -1,6 +1,7 @@
 """What LearningRateScaling is given: written down, found out, or refused."""
 
 import json
+import math
 
 import keras
 import numpy as np
@@ -45,11 +46,20 @@ def test_a_rule_without_a_name_is_not_written_down():
     ("options", "message"),
     [
         ({"rule": "cubic"}, "'cubic'.*'linear', 'sqrt', 'none'"),
+        ({"rule": lambda rate: rate}, "lambda.*a function of the base rate and"),
         ({"after": "never"}, "'never'.*'constant', 'cosine', 'step', 'polynomial'"),
         ({"after": "cosine", "factor": 2}, "no such parameter.*factor"),
         ({"final": 0.5}, "'constant' has no such parameter.*final"),
+        ({"after": []}, r"after=\[\]"),
         ({"after": "cosine", "final": 2}, "final.*from 0 to 1"),
+        ({"after": "cosine", "final": "none"}, "final.*'none'"),
+        ({"after": "cosine", "epochs": "ten"}, "epochs.*'ten'"),
+        ({"after": "cosine", "steps": math.nan}, "steps.*nan"),
+        ({"after": "polynomial", "power": math.inf}, "power.*inf"),
         ({"after": "step"}, "list of epochs"),
+        ({"after": "step", "steps": [math.nan]}, "list of epochs"),
+        ({"after": "step", "epochs": [1], "factor": math.inf}, "factor.*inf"),
+        ({"after": "step", "epochs": [1], "factor": "half"}, "factor.*'half'"),
         ({"after": "step", "epochs": [1], "steps": [4]}, "given twice"),
         ({"initial": -0.1}, "initial.*-0.1"),
         ({"initial": "low"}, "initial.*'low'"),
@@ -70,6 +80,7 @@ def test_bad_arguments_are_refused_at_once(options, message):
         ({}, r"longer than the training.*20 steps.*12 steps \(3 epochs of 4\)"),
         ({"warmup_steps": 13}, "13 steps.*12 steps"),
         ({"rule": lambda b, k: -b, "warmup_epochs": 1}, "-0.125"),
+        ({"rule": lambda b, k: None, "warmup_epochs": 1}, "None for the base rate"),
         ({"warmup_epochs": 3, "after": "cosine"}, "step 12.*12 steps"),
         ({"warmup_epochs": 2, "after": "step", "epochs": [1]}, "step 4.*8 steps"),
     ],

@@ -258,6 +258,16 @@ def test_resumed_training_equals_training_in_one_go(remembered, tmp_path):
     assert (weight(second) == weight(whole)) == remembered
 
 
+def test_another_optimizer_has_a_base_rate_of_its_own():
+    scaling = LearningRateScaling(
+        reference_batch_size=4, warmup_steps=4, initial=RATE / 2
+    )
+    for base in (RATE, 8 * RATE):
+        record = Weights()
+        fit(falling(keras.optimizers.SGD(base)), scaling, record, epochs=1)
+        assert record.rates[0] == RATE / 2
+
+
 def test_training_that_goes_on_after_its_end_is_told(caplog):
     model = falling()
     scaling = LearningRateScaling(warmup_epochs=1, after="cosine")

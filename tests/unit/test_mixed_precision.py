@@ -104,7 +104,10 @@ def test_configuration_round_trip(policy):
         ({"loss_scale": float("nan")}, "nan"),
         ({"initial_scale": -2.0}, "initial_scale"),
         ({"initial_scale": 0}, "initial_scale"),
+        ({"initial_scale": 1e39}, "<= 1.70141e+38"),
+        ({"loss_scale": 1e39}, '<= 1.70141e+38, or "dynamic"'),
         ({"growth_steps": 0}, "growth_steps"),
+        ({"growth_steps": 2**31}, "from 1 to 2147483646"),
         ({"keep_float32": "last"}, "keep_float32=['auto', 'last']"),
         ({"keep_float32": [1]}, "keep_float32"),
     ],
@@ -303,6 +306,20 @@ def test_an_overflow_is_skipped_counted_and_explained(caplog):
     assert again.get_state()["counter"] == 6
 
 
+@pytest.mark.parametrize("steps", [None, 5])
+def test_executions_that_do_not_fill_an_epoch_are_no_skipped_steps(steps, caplog):
+    """Keras takes 7 batches in executions of 4 and 3, but 8 where it is asked for 5."""
+    model = compiled(steps_per_execution=4)
+    inputs, targets = regression()
+    data = tf.data.Dataset.from_tensor_slices((inputs[:56], targets[:56])).batch(8)
+    data = data.repeat() if steps else data
+    options = {"steps_per_epoch": steps, "epochs": 2, "verbose": 0, "shuffle": False}
+    history = model.fit(data, callbacks=[MixedPrecision("mixed_float16")], **options)
+    assert history.history["skipped_steps"] == [0, 0]
+    assert int(model.optimizer.iterations) == (16 if steps else 14)
+    assert "were skipped" not in caplog.text
+
+
 def test_a_fixed_scale_stays_where_steps_are_skipped():
     inputs, targets = regression()
     inputs[16:32] = np.nan
@@ -365,6 +382,23 @@ def test_a_global_policy_is_checked():
         "float32",
         "float32",
     ]
+
+
+def test_what_an_earlier_callback_has_kept_is_not_kept_by_the_next():
+    def half(model):
+        return {n for n, dtype in computes_in(model).items() if dtype == "bfloat16"}
+
+    for earlier in ("first", "auto"):
+        model = compiled()
+        fit(model, MixedPrecision("mixed_bfloat16", [earlier]), epochs=1)
+        fit(model, MixedPrecision("mixed_bfloat16"), epochs=1)
+        assert "first" in half(model) and "last" not in half(model)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = compiled(perceptron(layers.Dense(3, dtype="float32", name="own")))
+    fit(model, MixedPrecision("mixed_bfloat16", []), epochs=1)
+    assert "own" in half(model)
+    fit(model, MixedPrecision("mixed_bfloat16"), epochs=1)
+    assert "first" in half(model) and "own" not in half(model)
 
 
 def test_a_global_map_is_checked():

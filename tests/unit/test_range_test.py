@@ -135,10 +135,14 @@ def test_moving_average_is_unbiased():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"smallest": 0.0}, "have to rise.*smallest=0.0"),
+        ({"smallest": 0.0}, "smallest.*0.0"),
+        ({"smallest": "low"}, "smallest.*'low'"),
         ({"largest": 1e-7}, "have to rise.*largest=1e-07"),
-        ({"steps": 1}, "steps=1"),
+        ({"largest": math.inf}, "largest.*inf"),
+        ({"steps": 1}, "steps.*1"),
+        ({"steps": 2.5}, "steps.*2.5"),
         ({"plot": "rates.jpg"}, "rates.jpg"),
+        ({"plot": 5}, "plot=5"),
         ({"plot": "no/such/folder/rates.png"}, "no/such/folder"),
     ],
 )
@@ -147,6 +151,22 @@ def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=rf"{message}(.|\n)*HINT"):
         lr_range_test(model, ONES, **options)
     assert model.get_weights()[0].item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (ONES.take(0), "a dataset without batches"),
+        (ONES.map(lambda x, y: (x * math.nan, y)), "the loss nan before"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_data_without_a_loss_is_refused(data, words, tmp_path):
+    model = parabola()
+    with pytest.raises(ValueError, match=rf"no loss to show(.|\n)*{words}(.|\n)*HINT"):
+        lr_range_test(model, data, plot=tmp_path / "a.png")
+    assert model.get_weights()[0].item() == 1.0
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_are_refused():
@@ -158,7 +178,7 @@ def test_models_that_do_not_exist_yet_are_refused():
     unbuilt = keras.Sequential([keras.layers.Dense(1)])
     unbuilt.compile("sgd", "mse")
     uncompiled = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    for model in (unbuilt, uncompiled):
+    for model in (unbuilt, uncompiled, None):
         with pytest.raises(ValueError, match=r"does not exist yet(.|\n)*HINT"):
             lr_range_test(model, ONES)
 

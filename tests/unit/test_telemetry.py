@@ -1,5 +1,6 @@
 """What Telemetry measures in one process, what it leaves alone, and what it refuses."""
 
+import errno
 import gzip
 import json
 import re
@@ -202,6 +203,17 @@ def test_a_timeline_opens_as_a_chrome_trace(tmp_path, caplog):
     assert len(steps) == 2
 
 
+def test_a_timeline_beside_another_profiler(tmp_path, caplog):
+    tf.profiler.experimental.start(str(tmp_path / "other"))
+    try:
+        history = fit(compiled(), Telemetry(tmp_path, timeline=(2, 4)), epochs=1)
+    finally:
+        tf.profiler.experimental.stop()
+    assert len(history["loss"]) == 1
+    assert caplog.text.count("another profiler is running. HINT") == 1
+    assert caplog.text.count("nothing was recorded") == 1
+
+
 def test_a_timeline_that_never_began_is_told(tmp_path, caplog):
     fit(compiled(), Telemetry(tmp_path, timeline=True), epochs=1)
     assert re.search("no timeline: training ended after 6 .* step 11", caplog.text)
@@ -212,6 +224,9 @@ def test_a_timeline_that_never_began_is_told(tmp_path, caplog):
     [
         ({"every": 0}, "every"),
         ({"every": 1.5}, "every"),
+        ({"log_dir": 5}, "log_dir.*5"),
+        ({"log_dir": b"x"}, "log_dir.*b'x'"),
+        ({"log_dir": ""}, "log_dir.*''"),
         ({"timeline": True}, "log_dir=None"),
         ({"log_dir": "x", "timeline": (0, 3)}, "timeline"),
         ({"log_dir": "x", "timeline": (5, 3)}, "timeline"),
@@ -230,6 +245,32 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"log_dir(.|\n)*HINT"):
         fit(model, Telemetry(tmp_path / "file" / "runs"))
     np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+def test_a_full_disk_ends_the_files_and_not_the_training(tmp_path, caplog, monkeypatch):
+    def append(self, rows):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(table.Writer, "append", append)
+    history = fit(compiled(), Telemetry(tmp_path, 2), epochs=2)
+    assert len(history["loss"]) == 2
+    assert caplog.text.count("No space left on device") == 1
+    assert caplog.text.count("HINT: Make room") == 1
+
+
+def test_a_training_goes_on_beside_a_damaged_table(tmp_path, caplog):
+    first = Telemetry(tmp_path, 2)
+    model = compiled()
+    fit(model, first, epochs=1)
+    damaged = (tmp_path / table.FILE).read_bytes()[:-40] + b"\0" * 512 + b"\n"
+    (tmp_path / table.FILE).write_bytes(damaged)
+    again = Telemetry(tmp_path, 2)
+    again.set_state([first.get_state()])
+    fit(model, again, epochs=1)
+    assert (tmp_path / table.PREVIOUS).read_bytes() == damaged
+    steps = ROWS // BATCH
+    assert {row.step for row in table.read(tmp_path / table.FILE)} > {2 * steps}
+    assert "not what this version of Telemetry writes" in caplog.text
 
 
 def test_two_are_refused():

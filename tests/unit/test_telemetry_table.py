@@ -1,5 +1,6 @@
 """The file that Telemetry writes: rows go in and come out, and nothing else does."""
 
+import csv
 import dataclasses
 import math
 
@@ -74,12 +75,36 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
         (f"{','.join(COLUMNS)}\n2,steps\n", r"line 2.*schema 2"),
         (f"{','.join(COLUMNS)}\n1{',x' * (len(COLUMNS) - 1)}\n", "line 2.*'x'"),
         (f"{','.join(COLUMNS)}\n1,steps{',1' * (len(COLUMNS) - 2)}\n", "metrics 1"),
+        (f"{','.join(COLUMNS)}\n{'x' * 200_000}\n", "larger than field limit"),
         ("\xff\xfe\x00", "cannot be read"),
     ],
 )
 def test_another_file_is_refused(tmp_path, text, words):
     (tmp_path / FILE).write_bytes(text.encode("latin-1"))
     with pytest.raises(TableError, match=words):
+        table.read(tmp_path / FILE)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("steps", "0"),
+        ("step_ms", ""),
+        ("step_ms", "inf"),
+        ("bytes_per_step", ""),
+        ("compute_ms", "-inf"),
+        ("metrics", '{"loss": null}'),
+        ("metrics", "[" * 100_000),
+    ],
+)
+def test_a_damaged_cell_is_refused(tmp_path, column, cell):
+    Writer(tmp_path, steps=0).append([ROW])
+    with (tmp_path / FILE).open(newline="") as file:
+        head, row = csv.reader(file)
+    row[COLUMNS.index(column)] = cell
+    with (tmp_path / FILE).open("w", newline="") as file:
+        csv.writer(file).writerows([head, row])
+    with pytest.raises(TableError, match=r"line 2(.|\n)*HINT"):
         table.read(tmp_path / FILE)
 
 

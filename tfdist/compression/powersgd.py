@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -86,10 +87,11 @@ class PowerSGD(Compressor):
                 "an integer of 1 or more",
                 "Pass rank=4.",
             )
-        if not self.min_compression_rate > 0:
+        rate: Any = self.min_compression_rate
+        if not (isinstance(rate, int | float) and 0 < rate < float("inf")):
             self._refuse(
                 "min_compression_rate says how much smaller factors have to be",
-                repr(self.min_compression_rate),
+                repr(rate),
                 "a number above 0",
                 "Pass min_compression_rate=2.",
             )

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfdist.arguments import checked_number
+from tfdist.errors import explain
 
 _EXCLUDED = ("bias", "gamma", "beta")  # Keras's names in all its layers
 
@@ -40,8 +41,8 @@ class LARS(keras.optimizers.SGD):
         **options: Those of every Keras optimizer, such as `global_clipnorm`.
 
     Raises:
-        ValueError: A negative weight decay, or a trust coefficient that is not
-            positive.
+        ValueError: A negative weight decay, a trust coefficient that is not
+            positive, or names that are not a list of them.
 
     References:
         You, Gitman, Ginsburg, Large batch training of convolutional networks,
@@ -67,7 +68,7 @@ class LARS(keras.optimizers.SGD):
         self.trust_coefficient = checked_number(
             "trust_coefficient", trust_coefficient, above=0.0
         )
-        self.exclude = tuple(exclude)
+        self.exclude = _checked_names(exclude)
         self._adapted: list[bool] = []
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -101,5 +102,21 @@ class LARS(keras.optimizers.SGD):
         size, slope = tf.norm(weights), tf.norm(gradient)
         usual = tf.logical_and(size > 0, slope > 0)
         divisor = tf.where(usual, slope + self.decay * size, 1.0)
-        part = tf.where(usual, self.trust_coefficient * size / divisor, 1.0)
-        return part * (gradient + self.decay * weights)
+        part = self.trust_coefficient * size / divisor
+        return tf.where(usual, part * (gradient + self.decay * weights), gradient)
+
+
+def _checked_names(names: Any) -> tuple[str, ...]:
+    listed = isinstance(names, list | tuple)
+    if listed and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise ValueError(
+        explain(
+            "Wrong exclude",
+            received=repr(names),
+            expected="a list of variables' names",
+            hint=f"exclude=[{names!r}]"
+            if isinstance(names, str)
+            else "Leave it out: bias, gamma and beta.",
+        )
+    )

@@ -84,8 +84,11 @@ def read(file: Path) -> list[Row]:
             )
         ) from error
     whole = text[: text.rfind("\n") + 1]
-    lines = csv.reader(whole.splitlines())
-    head = next(lines, None)
+    try:
+        lines = list(csv.reader(whole.splitlines()))
+    except csv.Error as error:
+        raise TableError(_wrong(file, 1, str(error))) from error
+    head = lines[0] if lines else None
     if head is None:
         raise TableError(
             explain(
@@ -97,7 +100,8 @@ def read(file: Path) -> list[Row]:
         )
     if tuple(head) != COLUMNS:
         raise TableError(_wrong(file, 1, f"the columns {','.join(head)[:200]}"))
-    return [_row(cells, file, number) for number, cells in enumerate(lines, start=2)]
+    rest = enumerate(lines[1:], start=2)
+    return [_row(cells, file, number) for number, cells in rest]
 
 
 def _row(cells: Sequence[str], file: Path, number: int) -> Row:
@@ -108,10 +112,24 @@ def _row(cells: Sequence[str], file: Path, number: int) -> Row:
         values = {
             name: _value(name, cell) for name, cell in zip(COLUMNS, cells, strict=True)
         }
-    except ValueError as error:
+        del values["schema"]
+        row = Row(**values)
+        _check(row)
+    except (ValueError, TypeError, RecursionError) as error:
         raise TableError(_wrong(file, number, str(error))) from error
-    del values["schema"]
-    return Row(**values)
+    return row
+
+
+def _check(row: Row) -> None:
+    """Raises ValueError for figures that nothing can have measured."""
+    known = (row.step_ms, row.bytes_per_step)
+    others = (row.compute_ms, row.input_ms, row.communication_ms, row.memory_mb)
+    if (
+        row.steps < 1
+        or not all(math.isfinite(value) and value >= 0 for value in known)
+        or any(math.isinf(value) for value in others)
+    ):
+        raise ValueError(f"steps={row.steps}, step_ms={row.step_ms:g} and the like")
 
 
 def _value(name: str, cell: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +13,19 @@ if TYPE_CHECKING:
     from tfdist.tools.range_test import RangeTest
 
 
-def check_file(file: Path) -> None:
+def check_file(file: str | Path) -> None:
     """Makes sure that a plot can be drawn, before anything is trained.
 
     Raises:
         ValueError: It is not a PNG in a folder that exists.
         ImportError: matplotlib is missing.
     """
-    if file.suffix != ".png" or not file.absolute().parent.is_dir():
+    path = Path(file) if isinstance(file, str | os.PathLike) else Path()
+    if path.suffix != ".png" or not path.absolute().parent.is_dir():
         raise ValueError(
             explain(
                 "The plot cannot be written",
-                received=f"plot={str(file)!r}",
+                received=f"plot={file if path == Path() else str(file)!r}",
                 expected="a file that ends in .png, in a folder that exists",
                 hint='plot="rates.png"',
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfdist import cluster
+from tfdist.arguments import checked_integer, checked_number
 from tfdist.errors import explain
 from tfdist.gradients import keras_names
 from tfdist.tools.range_plot import check_file, draw
@@ -93,7 +93,7 @@ def lr_range_test(
     """
     _check(model, dataset, smallest, largest, steps)
     if plot is not None:
-        check_file(Path(plot))
+        check_file(plot)
     growth = (largest / smallest) ** (1 / (steps - 1))
     with _restored(model):
         watch = _Losses()
@@ -106,6 +106,17 @@ def lr_range_test(
                 callbacks=[watch],
             )
     losses = watch.losses[1:]
+    if not losses:
+        raise ValueError(
+            explain(
+                "The range test has no loss to show",
+                received=f"the loss {watch.losses[0]} before its first step"
+                if watch.losses
+                else "a dataset without batches",
+                expected="batches to train on, and finite losses",
+                hint="Look at the data: next(iter(dataset)).",
+            )
+        )
     rates = [smallest * growth**step for step in range(len(losses))]
     smoothed = moving_average(losses)
     found = RangeTest(
@@ -224,21 +235,25 @@ def _check(
                 hint="tf.data.Dataset.from_tensor_slices((x, y)).batch(256)",
             )
         )
-    if not (0 < smallest < largest < math.inf) or steps < 2:
+    checked_integer("steps", steps, least=2)
+    checked_number("smallest", smallest, above=0.0)
+    checked_number("largest", largest, above=0.0)
+    if not smallest < largest:
         raise ValueError(
             explain(
                 "The learning rates of a range test have to rise",
-                received=f"smallest={smallest!r}, largest={largest!r}, steps={steps!r}",
-                expected="0 < smallest < largest, and two steps or more",
+                received=f"smallest={smallest!r}, largest={largest!r}",
+                expected="smallest < largest",
                 hint="Leave them out: from 1e-6 to 10 in 100 steps.",
             )
         )
     optimizer = getattr(model, "optimizer", None)
-    if not model.built or optimizer is None or hasattr(optimizer, "optimizers"):
+    built = getattr(model, "built", False)
+    if not built or optimizer is None or hasattr(optimizer, "optimizers"):
         raise ValueError(
             explain(
                 "The range test cannot restore a model that does not exist yet",
-                received=f"built={model.built}, optimizer={optimizer!r}",
+                received=f"built={built}, optimizer={optimizer!r}",
                 expected="a built model, compiled with one optimizer",
                 hint="Begin the model with keras.Input((features,)), or call "
                 "model.build(shape); then model.compile(...).",

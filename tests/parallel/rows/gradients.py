@@ -135,6 +135,9 @@ def noise_scale(setting: Setting, **options: Any) -> Results:
         assert round(batch / weight) == GLOBAL_BATCH * (
             options.get("gradient_accumulation_steps") or 1
         )
+        train(setting, data=regression(GLOBAL_BATCH), epochs=1, callbacks=[noise])
+        weight = noise.get_state()["averages"][-1]  # of one step of another model
+        assert abs(weight - (1 - noise.decay)) < 1e-9, weight
     return results
 
 

@@ -61,7 +61,12 @@ def plot(arguments: argparse.Namespace) -> int:
     """
     file = arguments.out or arguments.folders[0] / "telemetry.png"
     runs = _checked(arguments.folders, file)
-    page.draw(runs, file)
+    try:
+        page.draw(runs, file)
+    except OSError as error:
+        raise CommandError(
+            f"{file} cannot be written: {error}.", hint="--out page.png"
+        ) from error
     print(f"plot: {file}")
     return 0
 

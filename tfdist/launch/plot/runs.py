@@ -87,7 +87,8 @@ def load(folder: Path, name: str) -> Run:
         text, _, hint = str(error).partition("\nHINT: ")
         raise CommandError(text, hint=hint) from error
     parts = [row for row in rows if row.scope == STEPS and row.rank is None]
-    if not parts:
+    ranks = _ranks(row for row in rows if row.scope == STEPS and row.rank is not None)
+    if not parts or not ranks:
         raise CommandError(
             f"{file} has no rows yet.",
             hint="rows come each `every` steps and each epoch; wait, or train longer",
@@ -96,7 +97,7 @@ def load(folder: Path, name: str) -> Run:
         name,
         parts,
         [row for row in rows if row.scope == EPOCH and row.rank is None],
-        _ranks(row for row in rows if row.scope == STEPS and row.rank is not None),
+        ranks,
     )
 
 

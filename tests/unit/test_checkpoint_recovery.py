@@ -333,6 +333,21 @@ def test_random_states_of_python_numpy_and_keras_go_on(setting):
     assert drawn == whole[6:]
 
 
+class Batches(keras.utils.PyDataset):
+    """Four batches, which Keras shuffles from Python's random state."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return tuple(part[index * 14 : index * 14 + 14] for part in regression(56))
+
+
+@pytest.mark.failure(23)
+def test_a_py_dataset_that_keras_shuffles_goes_on_in_its_order(setting):
+    Run(setting, data=Batches).check()
+
+
 def test_state_of_sees_one_bit(run):
     model, history = run.whole()
     before = state_of(model, history)

@@ -37,9 +37,10 @@ class CheckpointRecovery(Placed):
     Saved are the variables of model and optimizer with random states, what every
     replica remembers on its own (moving statistics, gradients that wait for an update,
     residuals of compression), metrics in the middle of an epoch, what Keras's and
-    tfdist's callbacks remember and any other callback with `get_state` and `set_state`,
-    the position in the data, and the random states of Python, NumPy, TensorFlow and
-    Keras. Its place in the list of callbacks does not matter.
+    tfdist's callbacks remember and any other callback with `get_state()`, which returns
+    plain data and NumPy arrays, and `set_state(states)`, which gets a list of those of
+    all processes, the position in the data, and the random states of Python, NumPy,
+    TensorFlow and Keras. Its place in the list of callbacks does not matter.
 
     Training stands still while the state is copied; it is written in the background.
     A step counts once every rank's file is on the disk and verified; a crash at any

@@ -28,6 +28,7 @@ from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
 from .recovery_resume import Resumption, part_of
 from .recovery_schedule import Schedule
+from .recovery_states import refuse_half_states, try_states
 
 _logger = logging.getLogger("tfdist")
 
@@ -84,6 +85,7 @@ class RecoveredFit:
         Args:
             details: What the ranks have to agree on.
         """
+        refuse_half_states(self._callbacks)
         self._preemption.install()
         self._call.ending.callback(self._preemption.remove)
         entry.build_from_shapes(self._model, self._call.loops[0])
@@ -101,7 +103,8 @@ class RecoveredFit:
         resumption = Resumption(self._model, self._callbacks, checkpoint)
         if resumption.place.fit >= self._place.fit:  # else this one has made none yet
             self._resumption = resumption
-            resumption.before_train_begin()
+            skipped = resumption.place.fit > self._place.fit
+            resumption.before_train_begin(skipped=skipped)
 
     def begin(
         self,
@@ -119,6 +122,7 @@ class RecoveredFit:
         """
         model, strategy = self._model, self._model.distribute_strategy
         _refuse_other_optimizers(model)
+        try_states(self._callbacks)
         self._epochs, self._steps = epochs, steps
         with strategy.scope():
             if model.optimizer is not None and not model.optimizer.built:

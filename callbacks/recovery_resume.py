@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -149,9 +149,16 @@ class Resumption:
             if then != now
         ] + self._states.changes
 
-    def before_train_begin(self) -> None:
-        """Gives callbacks back what they need in `on_train_begin`."""
-        self._states.give_before(cluster.is_chief())
+    def before_train_begin(self, *, skipped: bool) -> None:
+        """Gives callbacks back what they need in `on_train_begin`.
+
+        Args:
+            skipped: Whether the checkpoint is of a later `fit`, and its callbacks.
+        """
+        if skipped:
+            self._states.keep_files()
+        else:
+            self._states.give_before(cluster.is_chief())
 
     def check(self, snapshot: Snapshot) -> None:
         """Makes sure that the checkpoint fits.
@@ -215,28 +222,36 @@ class Resumption:
 
     def give_weights(self, snapshot: Snapshot) -> None:
         """Puts back those variables of the model that fit, and nothing else."""
-        snapshot.assign(
+        first, *_ = self._checkpoint.ranks
+        fitting = (
             {
-                name: array
+                name
                 for name, array in self._checkpoint.common.items()
-                if name.startswith("model/") and snapshot.fits(name, array)
-            },
-            {},
-            first=0,
-            replicas_in_sync=1,
-            metrics=False,
+                if snapshot.fits(name, array.shape, array.dtype)
+            }
+            | {
+                name
+                for name, array in first.items()  # one dimension more: replicas
+                if snapshot.fits(name, array.shape[1:], array.dtype)
+            }
         )
+        self._assign(snapshot, {name for name in fitting if name.startswith("model/")})
 
-    def _assign(self, snapshot: Snapshot) -> None:
+    def _assign(self, snapshot: Snapshot, only: Collection[str] | None = None) -> None:
         strategy = self._model.distribute_strategy
+        common = _variables_in(self._checkpoint.common)
         ranks = [_variables_in(arrays) for arrays in self._checkpoint.ranks]
+        own = {place: [arrays[place] for arrays in ranks] for place in ranks[0]}
+        if only is not None:
+            common = {place: common[place] for place in common if place in only}
+            own = {place: own[place] for place in own if place in only}
         per_process = strategy.num_replicas_in_sync // cluster.size()
         snapshot.assign(
-            _variables_in(self._checkpoint.common),
-            {place: [arrays[place] for arrays in ranks] for place in ranks[0]},
+            common,
+            own,
             first=cluster.rank() * per_process,
             replicas_in_sync=strategy.num_replicas_in_sync,
-            metrics=self.place.batch > 0,
+            metrics=self.place.batch > 0 and only is None,
         )
 
 

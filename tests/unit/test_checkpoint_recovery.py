@@ -286,6 +286,36 @@ def test_the_second_fit_of_a_script_goes_on(run, caplog):
     assert not run.differences((whole, second), (model, resumed))
 
 
+@pytest.mark.failure(24, 41)
+def test_a_skipped_fit_keeps_its_log_and_its_statistics(setting, tmp_path):
+    logs = [tmp_path / "first.csv", tmp_path / "second.csv"]
+
+    def normalized():
+        return keras.Sequential(
+            [layers.Input((8,)), layers.BatchNormalization(), layers.Dense(1)]
+        )
+
+    def script(run, *others):
+        model, recovery = run.model(), run.recovery()
+        first, second = (keras.callbacks.CSVLogger(path) for path in logs)
+        run.fit(model, recovery, first, epochs=5)
+        between = model.layers[0].moving_mean.numpy()
+        try:
+            run.fit(model, recovery, second, *others, epochs=3)
+        finally:
+            second.csv_file.close()  # Keras leaves it open when fit fails
+        return between
+
+    run = Run(setting, build=normalized)
+    with pytest.raises(BrokenOffError):
+        script(run, BreakOff(8, 27, run.directory))
+    written = logs[0].read_text()
+    between = script(run)
+    assert logs[0].read_text() == written
+    assert len(logs[1].read_text().splitlines()) == 4
+    assert np.all(between != 0)  # as it was in that step
+
+
 def test_one_directory_for_one_model(run):
     recovery = run.recovery()
     model = run.model()
@@ -331,6 +361,56 @@ def test_random_states_of_python_numpy_and_keras_go_on(setting):
     drawn.clear()
     run.resumed()
     assert drawn == whole[6:]
+
+
+@pytest.mark.failure(24)
+def test_a_user_s_callback_may_reset_itself_when_fit_or_an_epoch_begins(setting):
+    class Count(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            kept.append(self)
+
+        def on_train_begin(self, logs=None):
+            self.batches, self.epochs = [0], []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epochs.append(epoch)
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches[0] += 1
+
+        def get_state(self):
+            return {"batches": self.batches, "epochs": self.epochs}
+
+        def set_state(self, states):
+            (state,) = states
+            self.batches, self.epochs = state["batches"], state["epochs"]
+
+    kept = []
+    run = Run(setting, lambda: [Count()])
+    run.check()
+    for callback in (kept[0], kept[-1]):
+        assert (callback.batches, callback.epochs) == ([12], [0, 1, 2])
+
+
+@pytest.mark.parametrize("method", ["get_state", "set_state"])
+def test_a_state_that_could_not_be_put_back_is_refused_at_once(run, method):
+    half = keras.callbacks.Callback()
+    setattr(half, method, dict)
+    with pytest.raises(ValueError, match=rf"{method} alone(.|\n)*HINT: "):
+        run.fit(run.model(), run.recovery(), half)
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(run):
+    steps = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: steps.append(batch)
+    )
+    callback.get_state = lambda: {"model": run}
+    callback.set_state = list
+    with pytest.raises(TypeError, match=r"LambdaCallback(.|\n)*HINT: "):
+        run.fit(run.model(), run.recovery(), callback)
+    assert steps == []
 
 
 class Batches(keras.utils.PyDataset):

@@ -50,7 +50,7 @@ class CheckpointRecovery(Placed):
 
     A `fit` that has completed its epochs is not repeated: started again, it returns at
     once with its weights and history, or goes on if `epochs` was raised. Later calls of
-    `fit` with the same model and callback are counted, and go on in the same way.
+    `fit` with the same model and directory are counted, and go on in the same way.
 
     Args:
         directory: Where this training's checkpoints are, and no other's: a path that
@@ -113,8 +113,6 @@ class CheckpointRecovery(Placed):
         )
         self.overhead = checked_positive("overhead", overhead)
         self.timeout = checked_positive("timeout", timeout)
-        self._place = Place()
-        self._earlier: list[dict[str, Any]] = []  # histories of the completed fits
         self._trained: Any = None  # a weak reference to the model
         self._fit: RecoveredFit
         fits.install()
@@ -122,7 +120,7 @@ class CheckpointRecovery(Placed):
     @property
     def resumed_step(self) -> int | None:
         """The step from which the last `fit` went on; None if it started anew."""
-        return self._fit.resumed_step
+        return self._fit.resumed_step if hasattr(self, "_fit") else None
 
     def before_train_begin(self, logs: Any = None) -> None:
         """Finds the newest checkpoint, with all ranks, and reads it."""
@@ -140,9 +138,8 @@ class CheckpointRecovery(Placed):
             keep_best=self._best,
             timeout=self.timeout,
         )
-        self._fit = RecoveredFit(
-            self.model, self.whole_list, store, self._place, self._earlier
-        )
+        place, earlier = _made(self.model).get(store.path, (Place(), []))
+        self._fit = RecoveredFit(self.model, self.whole_list, store, place, earlier)
         self._fit.open({name: str(value) for name, value in self.get_config().items()})
 
     def after_train_begin(self, logs: Any = None) -> None:
@@ -192,7 +189,7 @@ class CheckpointRecovery(Placed):
 
     def after_train_end(self, logs: Any = None) -> None:
         """Waits until the last checkpoint is written, on all ranks."""
-        self._place, self._earlier = self._fit.finish()
+        _made(self.model)[self._fit.directory] = self._fit.finish()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data."""
@@ -214,14 +211,23 @@ class CheckpointRecovery(Placed):
         return cls(**config)
 
     def _refuse_another_model(self) -> None:
-        known = self._trained() if self._trained is not None else None
-        if known is not None and known is not self.model:
+        if self._trained is not None and self._trained() is not self.model:
             raise ValueError(
                 explain(
                     "One directory keeps the training of one model",
-                    received=f"model {self.model.name!r} after {known.name!r}",
+                    received=f"model {self.model.name!r} after another one",
                     expected="a CheckpointRecovery for each",
                     hint="CheckpointRecovery(another directory) for the second one.",
                 )
             )
         self._trained = weakref.ref(self.model)
+
+
+# Model -> directory -> where its training is, and the histories of the fits before.
+_Made = dict[str, tuple[Place, list[dict[str, Any]]]]
+_MADE: weakref.WeakKeyDictionary[Any, _Made] = weakref.WeakKeyDictionary()
+
+
+def _made(model: Any) -> _Made:
+    """Returns what a model has been trained in this process, by whichever callbacks."""
+    return _MADE.setdefault(model, {})

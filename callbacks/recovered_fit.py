@@ -69,7 +69,7 @@ class RecoveredFit:
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
-        self._resumption: Resumption | None = None
+        self._resumption: Resumption | None = None  # until it is put back for good
         self._snapshot: Snapshot
         self._schedule: Schedule
         self._base = 0  # steps made before this epoch
@@ -78,6 +78,11 @@ class RecoveredFit:
         self._logs: Any = None  # of the last batch
         self._metrics: Arrays = {}  # before validation
         self.resumed_step: int | None = None
+
+    @property
+    def directory(self) -> str:
+        """The path of the directory."""
+        return self._store.path
 
     def open(self, details: dict[str, Any]) -> None:
         """Opens the directory and reads the newest checkpoint that all ranks have.
@@ -99,6 +104,8 @@ class RecoveredFit:
             reasons = (f"step {step}: {why}" for step, why in passed_over.items())
             self._say("passes over checkpoints of %s: %s", "; ".join(reasons))
         if checkpoint is None:
+            if self._place.step:  # saved in this process, and removed by the user
+                self._place, self._earlier = Place(), []
             return
         resumption = Resumption(self._model, self._callbacks, checkpoint)
         if resumption.place.fit >= self._place.fit:  # else this one has made none yet
@@ -152,15 +159,16 @@ class RecoveredFit:
     def begin_epoch(self, epoch: int) -> None:
         """Notes the epoch; puts the state back once more in the middle of one."""
         self._is_due = self._broken_off = False
-        if self._pending is not None:
-            self._pending.after_epoch_begin(self._snapshot)
+        if self._resumption is not None:
+            self._resumption.after_epoch_begin(self._snapshot)
         else:
             self._place = dataclasses.replace(self._place, epoch=epoch, batch=0)
 
     def begin_batch(self) -> None:
         """Puts the state back a last time, before the first batch."""
-        if self._pending is not None:
-            self._pending.before_first_batch(self._snapshot)
+        if self._resumption is not None:
+            self._resumption.before_first_batch(self._snapshot)
+            self._resumption = None  # and the memory that it takes
 
     def end_batch(self, logs: Any) -> None:
         """Saves if it is time."""
@@ -191,8 +199,7 @@ class RecoveredFit:
 
     def end_epoch(self, epoch: int) -> None:
         """Saves if it is time, and after the last epoch."""
-        if self._pending is not None:  # no batch was left of the epoch
-            self._pending.is_pending = False
+        self._resumption = None  # no batch may have been left of the epoch
         self._base = self._place.step
         if self._broken_off:
             return  # resumed where it was broken off, not after an epoch cut short
@@ -208,11 +215,15 @@ class RecoveredFit:
             self._save(self._course.next_epoch())
 
     def finish(self) -> tuple[Place, list[History]]:
-        """Waits until all is written, on all ranks; returns where the training is."""
+        """Waits until all is written, on all ranks; returns where the training is.
+
+        A `fit` that has returned is over for its script, also if a callback has broken
+        it off: the next call is another one.
+        """
         self._ranks.together("Saving a checkpoint", self._writer.close)
-        if self._place.is_complete(self._epochs):
-            self._earlier.append(keras_states.state_of(self._model.history) or {})
-            self._place = dataclasses.replace(self._place, fit=self._place.fit + 1)
+        self._resumption = None
+        self._earlier.append(keras_states.state_of(self._model.history) or {})
+        self._place = dataclasses.replace(self._place, fit=self._place.fit + 1)
         return self._place, self._earlier
 
     def _resume(self, resumption: Resumption) -> None:
@@ -226,6 +237,8 @@ class RecoveredFit:
         if complete:
             self._leave_out(max(place.epoch, self._epochs))
         resumption.after_train_begin(self._snapshot)
+        if place.batch == 0:
+            self._resumption = None
         self._earlier, self._place = resumption.earlier, place
         if not complete:
             self._place = dataclasses.replace(place, epochs=self._epochs, stopped=False)
@@ -235,7 +248,7 @@ class RecoveredFit:
         self._say("goes on in %s from %s, %s%s", place, rest, changes)
 
     def _skip(self, resumption: Resumption) -> None:
-        """Lets a `fit` end at once that was completed before the checkpoint."""
+        """Lets a `fit` end at once that was over before the checkpoint."""
         fit = self._place.fit
         resumption.give_weights(self._snapshot)
         self._resumption = None
@@ -244,7 +257,7 @@ class RecoveredFit:
         self._leave_out(self._epochs)
         self._place = dataclasses.replace(self._place, epoch=self._epochs)
         self._say(
-            "has in %s %s of fit %d: fit %d, which was complete before, is skipped, "
+            "has in %s %s of fit %d: fit %d, which was over before, is skipped, "
             "and the model gets the weights of that step",
             resumption.place,
             resumption.place.fit + 1,
@@ -284,17 +297,11 @@ class RecoveredFit:
         self._schedule.saved(self._place.step, now, now - began)
         self._is_due = False
 
-    @property
-    def _pending(self) -> Resumption | None:
-        """The checkpoint, as long as it has to be put back once more."""
-        resumption = self._resumption
-        return resumption if resumption is not None and resumption.is_pending else None
-
     def _say_what_is_not_repeatable(self) -> None:
         if self._course.findings:
             self._say(
                 "will not be able to repeat all that went on before a step of %s: %s",
-                " ".join(self._course.findings),
+                " ".join(self._course.findings).removesuffix("."),
             )
 
     def _say(self, text: str, *details: Any) -> None:

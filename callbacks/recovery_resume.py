@@ -116,7 +116,6 @@ class Resumption:
         self._checkpoint = checkpoint
         self._details = checkpoint.manifest.details
         self.place = Place.from_plain_data(self._details.get("place"))
-        self.is_pending = True
         own_details = checkpoint.manifest.own_details
         self._states = SavedStates(
             callbacks,
@@ -207,7 +206,6 @@ class Resumption:
         self._assign(snapshot)
         self._states.give_after()
         set_random_state(self._random)
-        self.is_pending = self.place.batch > 0
 
     def after_epoch_begin(self, snapshot: Snapshot) -> None:
         """Undoes what callbacks have done at the beginning of a resumed epoch."""
@@ -218,7 +216,6 @@ class Resumption:
     def before_first_batch(self, snapshot: Snapshot) -> None:
         """Undoes what making the data's iterator has drawn, too."""
         self.after_epoch_begin(snapshot)
-        self.is_pending = False
 
     def give_weights(self, snapshot: Snapshot) -> None:
         """Puts back those variables of the model that fit, and nothing else."""

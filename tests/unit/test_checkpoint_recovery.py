@@ -1,9 +1,12 @@
 """CheckpointRecovery in one process: arguments, mismatches, the life of a training."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
+import weakref
+from unittest import mock
 
 import keras
 import numpy as np
@@ -15,6 +18,7 @@ from tests.resumed_runs import BreakOff, BrokenOffError, Run, state_of
 from tfdist.callbacks import CheckpointRecovery
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.manifest import decode, encode
+from tfdist.checkpoint.store import Store
 from tfdist.strategies import fits
 
 layers = keras.layers
@@ -284,6 +288,73 @@ def test_the_second_fit_of_a_script_goes_on(run, caplog):
     assert "is skipped" in caplog.text
     assert skipped.history == first.history
     assert not run.differences((whole, second), (model, resumed))
+
+
+@pytest.mark.failure(41)
+def test_a_fit_after_one_that_a_callback_has_ended_is_another_one(run):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    def script(*others):
+        model, recovery = run.model(), run.recovery()
+        run.fit(model, recovery, Stop())
+        return model, run.fit(model, recovery, *others, epochs=2)
+
+    whole = script()
+    assert whole[1].epoch == [0, 1]
+    shutil.rmtree(run.directory)
+    with pytest.raises(BrokenOffError):
+        script(BreakOff(6, 9, run.directory))
+    assert not run.differences(whole, script())
+
+
+@pytest.mark.failure(41)
+def test_a_new_callback_in_each_call_of_fit_counts_them_too(run):
+    def script(*others):
+        model = run.model()
+        run.fit(model, run.recovery(), epochs=1)
+        return model, run.fit(model, run.recovery(), *others, epochs=2)
+
+    whole = script()
+    assert whole[0].optimizer.iterations == 12
+    shutil.rmtree(run.directory)
+    with pytest.raises(BrokenOffError):
+        script(BreakOff(6, 9, run.directory))
+    assert not run.differences(whole, script())
+
+
+def test_a_directory_that_was_removed_between_two_fits_begins_anew(run):
+    model, recovery = run.model(), run.recovery()
+    run.fit(model, recovery)
+    shutil.rmtree(run.directory)
+    run.fit(model, recovery, epochs=1)
+    steps = sorted(path.name for path in run.directory.glob("step-*"))
+    assert steps == ["step-00000003", "step-00000004"]
+    again = run.recovery()
+    assert run.fit(run.model(), again, epochs=1).epoch == [0]
+    assert again.resumed_step == 4
+
+
+def test_the_checkpoint_is_not_kept_in_memory(run):
+    assert run.recovery().resumed_step is None
+    run.broken_off(7, 6)
+    loaded = []
+    load = Store.load
+
+    def note(store, step):
+        loaded.append(weakref.ref(load(store, step)))
+        return loaded[0]()
+
+    held = []
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: held.append(loaded[0]() is not None)
+    )
+    with mock.patch.object(Store, "load", note):
+        run.resumed(look)
+    gc.collect()
+    assert loaded[0]() is None
+    assert not any(held[1:])
 
 
 @pytest.mark.failure(24, 41)

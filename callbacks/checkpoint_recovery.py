@@ -61,8 +61,9 @@ class CheckpointRecovery(Placed):
             cost; the end of training is saved in any case.
         keep: How many of the newest checkpoints stay.
         keep_every: Those at multiples of so many batches stay, too.
-        keep_best: A metric of an epoch's logs whose best checkpoint stays, such as
-            "val_loss"; or ("val_accuracy", "max").
+        keep_best: A metric of an epoch's logs, such as "val_loss", or ("val_accuracy",
+            "max"): the checkpoint of the end of the best epoch stays. Every epoch's end
+            is saved then.
         time_between_failures: Expected, in seconds, of the whole job.
         overhead: The largest part of the time that may be spent on saving.
         timeout: Seconds to wait for the files of other ranks.
@@ -139,7 +140,14 @@ class CheckpointRecovery(Placed):
             timeout=self.timeout,
         )
         place, earlier = _made(self.model).get(store.path, (Place(), []))
-        self._fit = RecoveredFit(self.model, self.whole_list, store, place, earlier)
+        self._fit = RecoveredFit(
+            self.model,
+            self.whole_list,
+            store,
+            place,
+            earlier,
+            each_epoch=self._best is not None,
+        )
         self._fit.open({name: str(value) for name, value in self.get_config().items()})
 
     def after_train_begin(self, logs: Any = None) -> None:
@@ -185,7 +193,7 @@ class CheckpointRecovery(Placed):
 
     def after_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves if it is time, and after the last epoch."""
-        self._fit.end_epoch(epoch)
+        self._fit.end_epoch(epoch, logs)
 
     def after_train_end(self, logs: Any = None) -> None:
         """Waits until the last checkpoint is written, on all ranks."""

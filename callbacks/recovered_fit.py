@@ -47,6 +47,7 @@ class RecoveredFit:
         store: Of the directory; not open yet.
         place: Where the training was at the end of the `fit` before.
         earlier: The histories of the fits before.
+        each_epoch: Whether to save at the end of every epoch, too.
 
     Attributes:
         resumed_step: The step of the checkpoint that it went on from, if any.
@@ -59,12 +60,15 @@ class RecoveredFit:
         store: Store,
         place: Place,
         earlier: Sequence[History],
+        *,
+        each_epoch: bool = False,
     ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._store = store
         self._place = place
         self._earlier = list(earlier)
+        self._each_epoch = each_epoch
         self._call = _running(model)
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
@@ -197,7 +201,7 @@ class RecoveredFit:
         if self._preemption.due():
             self._leave(self._course.position())
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int, logs: Any) -> None:
         """Saves if it is time, and after the last epoch."""
         self._resumption = None  # no batch may have been left of the epoch
         self._base = self._place.step
@@ -207,11 +211,11 @@ class RecoveredFit:
         self._place = dataclasses.replace(
             self._place, epoch=epoch + 1, batch=0, stopped=stopped
         )
-        self._logs, self._metrics = None, {}
+        self._logs, self._metrics = logs, {}
         if self._preemption.due():
             self._leave(self._course.next_epoch())
         last = epoch + 1 >= self._epochs or self._model.stop_training
-        if self._is_due or last:
+        if self._is_due or self._each_epoch or last:
             self._save(self._course.next_epoch())
 
     def finish(self) -> tuple[Place, list[History]]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdist import __version__, cluster
@@ -42,7 +43,7 @@ def part_of(
         callbacks: All callbacks of the `fit`.
         place: Where the training is.
         data: Where it is in its data, as the course tells.
-        logs: Those of the last batch, in the middle of an epoch.
+        logs: Those of the last batch, or of the epoch at its end.
         metrics: The epoch's metrics, where validation has begun with new ones.
         earlier: The histories of the fits before this one.
     """
@@ -67,9 +68,9 @@ def part_of(
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
         "data": split(data, "data", common),
-        "logs": split(logs, "logs", common),
+        "logs": split(logs if place.batch > 0 else None, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
-        "metrics": _last_metrics(model),
+        "metrics": _numbers(logs) if place.batch == 0 else {},  # of these weights
     }
     return Part(own, common, details, own_details)
 
@@ -84,14 +85,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def _last_metrics(model: keras.Model) -> dict[str, float]:
-    """Returns the numbers of the last complete epoch."""
-    history = model.history.history
-    numbers = {name: values[-1] for name, values in history.items() if values}
+def _numbers(logs: Any) -> dict[str, float]:
+    """Returns those of an epoch's logs that are numbers."""
     return {
         name: float(value)
-        for name, value in numbers.items()
-        if isinstance(value, int | float)
+        for name, value in dict(logs or {}).items()
+        if np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
     }
 
 

@@ -17,13 +17,13 @@ from tfdist.checkpoint.store import Part, Store
 from tfdist.checkpoint.writer import Writer
 from tfdist.coordination import progress
 from tfdist.coordination.preemption import EXIT_CODE, Preemption
-from tfdist.errors import explain
 from tfdist.gradients.attach import path_of
-from tfdist.strategies import entry, fits
+from tfdist.strategies import entry
 from tfdist.strategies.course import course_of
 from tfdist.strategies.steps import replaced
 
 from . import keras_states
+from .recovery_model import refuse_other_optimizers, running_fit, unknown_to_keras
 from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
 from .recovery_resume import Resumption, part_of
@@ -69,7 +69,7 @@ class RecoveredFit:
         self._place = place
         self._earlier = list(earlier)
         self._each_epoch = each_epoch
-        self._call = _running(model)
+        self._call = running_fit(model)
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
@@ -132,7 +132,7 @@ class RecoveredFit:
                 function that tells all ranks the chief's number.
         """
         model, strategy = self._model, self._model.distribute_strategy
-        _refuse_other_optimizers(model)
+        refuse_other_optimizers(model)
         try_states(self._callbacks)
         self._epochs, self._steps = epochs, steps
         with strategy.scope():
@@ -302,47 +302,13 @@ class RecoveredFit:
         self._is_due = False
 
     def _say_what_is_not_repeatable(self) -> None:
-        if self._course.findings:
+        findings = [*self._course.findings, *unknown_to_keras(self._model)]
+        if findings:
             self._say(
                 "will not be able to repeat all that went on before a step of %s: %s",
-                " ".join(self._course.findings).removesuffix("."),
+                " ".join(findings).removesuffix("."),
             )
 
     def _say(self, text: str, *details: Any) -> None:
         if cluster.is_chief():
             _logger.warning(f"CheckpointRecovery {text}.", self._store.path, *details)
-
-
-def _running(model: keras.Model) -> fits.Call:
-    fit = fits.running(model)
-    if fit is None:
-        raise ValueError(
-            explain(
-                "CheckpointRecovery does not know the `fit` that it is in",
-                received="a callback that was made when `fit` was being called, or a "
-                "loop that calls callbacks itself",
-                expected="model.fit of Keras",
-                hint="Write recovery = CheckpointRecovery(...) in a line of its own, "
-                "before the one with model.fit; or call tfdist.strategy(...) earlier.",
-            )
-        )
-    return fit
-
-
-def _refuse_other_optimizers(model: keras.Model) -> None:
-    """Raises ValueError if a model keeps optimizers that Keras does not know of."""
-    others = [
-        name
-        for name, value in vars(model).items()
-        if isinstance(value, keras.optimizers.Optimizer)
-        and value is not model.optimizer
-    ]
-    if others:
-        raise ValueError(
-            explain(
-                "CheckpointRecovery saves one optimizer, model.optimizer",
-                received=f"more of them: {', '.join(f'model.{n}' for n in others)}",
-                expected="a model with one optimizer",
-                hint="Use a model for each optimizer; or tf.train.CheckpointManager.",
-            )
-        )

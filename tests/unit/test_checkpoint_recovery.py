@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import os
+import random
 import shutil
 import weakref
 from unittest import mock
@@ -11,6 +12,7 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.parallel.setting import Rendezvous, Setting
 from tests.parallel.training import regression, sgd
@@ -94,6 +96,15 @@ def test_optimizers_that_keras_does_not_know_of_are_not_forgotten(run):
     model.second = keras.optimizers.Adam()
     with pytest.raises(ValueError, match=r"model\.second(.|\n)*HINT"):
         run.fit(model, run.recovery())
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_state_that_keras_does_not_know_of_is_said_at_the_start(run, caplog, known):
+    model = run.model()
+    kind = keras.Variable if known else tf.Variable
+    model.rounds = kind(0.0, trainable=False)
+    run.fit(model, run.recovery())
+    assert (f"{model.name}.rounds" in caplog.text) is not known
 
 
 class Outer(keras.Model):
@@ -423,10 +434,6 @@ def test_the_best_checkpoint_stays(run, every):
 
 @pytest.mark.failure(22)
 def test_random_states_of_python_numpy_and_keras_go_on(setting):
-    import random
-
-    import tensorflow as tf
-
     drawn = []
 
     class Draw(keras.callbacks.Callback):

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import keras
+import tensorflow as tf
 
 MODEL, OPTIMIZER, METRICS = "model", "optimizer", "metrics"
 
@@ -42,6 +43,17 @@ def layer_places(model: keras.Model) -> list[str]:
     for _ in _walk(model, MODEL, places):
         pass
     return list(places.values())
+
+
+def unlisted_state(model: keras.Model) -> list[str]:
+    """Returns attributes with state of TensorFlow's, which Keras does not list."""
+    kinds = (tf.Variable, tf.random.Generator)
+    return [
+        f"{layer.name}.{name}"
+        for layer in model._flatten_layers()
+        for name, value in vars(layer).items()
+        if isinstance(value, kinds)
+    ]
 
 
 def optimizer_variables(optimizer: Any, weights: Mapping[str, Any]) -> dict[str, Any]:

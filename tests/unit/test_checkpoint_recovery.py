@@ -173,6 +173,26 @@ def test_names_that_count_other_models_do_not_matter(setting):
     assert not run.differences(whole, run.resumed())
 
 
+class Unnamed(layers.Layer):
+    """Has a weight that Keras calls variable_7, or whatever comes next."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+@pytest.mark.failure(20, 39)
+def test_variables_without_a_name_are_found_again(setting):
+    # Nadam has one, too.
+    Run(
+        setting,
+        build=lambda: Outer(Unnamed(), layers.Dense(1)),
+        optimizer=lambda: keras.optimizers.Nadam(0.01),
+    ).check()
+
+
 @pytest.mark.failure(40)
 def test_a_newer_format_is_refused(run):
     run.broken_off(7, 6)

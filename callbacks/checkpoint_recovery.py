@@ -36,9 +36,10 @@ class CheckpointRecovery(Placed):
     Saved are the variables of model and optimizer with random states, what every
     replica remembers on its own (moving statistics, gradients that wait for an update,
     residuals of compression), metrics in the middle of an epoch, what Keras's and
-    tfdist's callbacks remember and any other callback with `get_state` and `set_state`,
-    the position in the data, and the random states of Python, NumPy, TensorFlow and
-    Keras. Its place in the list of callbacks does not matter.
+    tfdist's callbacks remember and any other callback with `get_state()`, which returns
+    plain data and NumPy arrays, and `set_state(states)`, which gets a list of those of
+    all processes, the position in the data, and the random states of Python, NumPy,
+    TensorFlow and Keras. Its place in the list of callbacks does not matter.
 
     Training stands still while the state is copied; it is written in the background.
     A step counts once every rank's file is on the disk and verified; a crash at any
@@ -48,7 +49,7 @@ class CheckpointRecovery(Placed):
 
     A `fit` that has completed its epochs is not repeated: started again, it returns at
     once with its weights and history, or goes on if `epochs` was raised. Later calls of
-    `fit` with the same model and callback are counted, and go on in the same way.
+    `fit` with the same model and directory are counted, and go on in the same way.
 
     Args:
         directory: Where this training's checkpoints are, and no other's: a path that
@@ -59,8 +60,9 @@ class CheckpointRecovery(Placed):
             cost; the end of training is saved in any case.
         keep: How many of the newest checkpoints stay.
         keep_every: Those at multiples of so many batches stay, too.
-        keep_best: A metric of an epoch's logs whose best checkpoint stays, such as
-            "val_loss"; or ("val_accuracy", "max").
+        keep_best: A metric of an epoch's logs, such as "val_loss", or ("val_accuracy",
+            "max"): the checkpoint of the end of the best epoch stays. Every epoch's end
+            is saved then.
         time_between_failures: Expected, in seconds, of the whole job.
         overhead: The largest part of the time that may be spent on saving.
         timeout: Seconds to wait for the files of other ranks.
@@ -113,8 +115,6 @@ class CheckpointRecovery(Placed):
         )
         self.overhead = checked_positive("overhead", overhead)
         self.timeout = checked_positive("timeout", timeout)
-        self._place = Place()
-        self._earlier: list[dict[str, Any]] = []  # histories of the completed fits
         self._trained: Any = None  # a weak reference to the model
         self._fit: RecoveredFit
         fits.install()
@@ -122,7 +122,7 @@ class CheckpointRecovery(Placed):
     @property
     def resumed_step(self) -> int | None:
         """The step from which the last `fit` went on; None if it started anew."""
-        return self._fit.resumed_step
+        return self._fit.resumed_step if hasattr(self, "_fit") else None
 
     def before_train_begin(self, logs: Any = None) -> None:
         """Finds the newest checkpoint, with all ranks, and reads it."""
@@ -140,8 +140,14 @@ class CheckpointRecovery(Placed):
             keep_best=self._best,
             timeout=self.timeout,
         )
+        place, earlier = _made(self.model).get(store.path, (Place(), []))
         self._fit = RecoveredFit(
-            self.model, self.whole_list, store, self._place, self._earlier
+            self.model,
+            self.whole_list,
+            store,
+            place,
+            earlier,
+            each_epoch=self._best is not None,
         )
         self._fit.open({name: str(value) for name, value in self.get_config().items()})
 
@@ -188,11 +194,11 @@ class CheckpointRecovery(Placed):
 
     def after_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves if it is time, and after the last epoch."""
-        self._fit.end_epoch(epoch)
+        self._fit.end_epoch(epoch, logs)
 
     def after_train_end(self, logs: Any = None) -> None:
         """Waits until the last checkpoint is written, on all ranks."""
-        self._place, self._earlier = self._fit.finish()
+        _made(self.model)[self._fit.directory] = self._fit.finish()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data."""
@@ -214,14 +220,23 @@ class CheckpointRecovery(Placed):
         return cls(**config)
 
     def _refuse_another_model(self) -> None:
-        known = self._trained() if self._trained is not None else None
-        if known is not None and known is not self.model:
+        if self._trained is not None and self._trained() is not self.model:
             raise ValueError(
                 explain(
                     "One directory keeps the training of one model",
-                    received=f"model {self.model.name!r} after {known.name!r}",
+                    received=f"model {self.model.name!r} after another one",
                     expected="a CheckpointRecovery for each",
                     hint="CheckpointRecovery(another directory) for the second one.",
                 )
             )
         self._trained = weakref.ref(self.model)
+
+
+# Model -> directory -> where its training is, and the histories of the fits before.
+_Made = dict[str, tuple[Place, list[dict[str, Any]]]]
+_MADE: weakref.WeakKeyDictionary[Any, _Made] = weakref.WeakKeyDictionary()
+
+
+def _made(model: Any) -> _Made:
+    """Returns what a model has been trained in this process, by whichever callbacks."""
+    return _MADE.setdefault(model, {})

@@ -55,17 +55,26 @@ def set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None
         callback.keys = state["keys"]
 
 
-def prepare(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
-    """Makes ready what `on_train_begin` would destroy; call it on the chief, before.
+def keep_files(callback: keras.callbacks.Callback) -> None:
+    """Keeps what `on_train_begin` would destroy; call it before.
 
-    CSVLogger opens its file anew. It is to go on behind the last line that belongs to
-    the checkpoint: later ones tell of epochs that are made again.
+    CSVLogger opens its file anew.
+    """
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        callback.append = True
+
+
+def shorten_file(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
+    """Lets CSVLogger go on behind the last line that belongs to a checkpoint.
+
+    Later ones tell of epochs that are made again. Call it on the chief, before
+    `on_train_begin`. A file of another name was not meant, and stays as it is.
     """
     if not isinstance(callback, keras.callbacks.CSVLogger):
         return
-    callback.append = True
     size, path = state["size"], callback.filename
-    if size is not None and os.path.isfile(path) and os.path.getsize(path) > size:
+    is_it = os.path.basename(path) == state["name"] and os.path.isfile(path)
+    if is_it and size is not None and os.path.getsize(path) > size:
         os.truncate(path, size)
 
 
@@ -75,7 +84,7 @@ def _csv_state(callback: keras.callbacks.CSVLogger) -> dict[str, Any]:
         file.flush()
     path = callback.filename
     size = os.path.getsize(path) if os.path.isfile(path) else None
-    return {"size": size, "keys": callback.keys}
+    return {"name": os.path.basename(path), "size": size, "keys": callback.keys}
 
 
 def _names(callback: keras.callbacks.Callback) -> tuple[str, ...]:

@@ -17,17 +17,18 @@ from tfdist.checkpoint.store import Part, Store
 from tfdist.checkpoint.writer import Writer
 from tfdist.coordination import progress
 from tfdist.coordination.preemption import EXIT_CODE, Preemption
-from tfdist.errors import explain
 from tfdist.gradients.attach import path_of
-from tfdist.strategies import entry, fits
+from tfdist.strategies import entry
 from tfdist.strategies.course import course_of
 from tfdist.strategies.steps import replaced
 
 from . import keras_states
+from .recovery_model import refuse_other_optimizers, running_fit, unknown_to_keras
 from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
 from .recovery_resume import Resumption, part_of
 from .recovery_schedule import Schedule
+from .recovery_states import refuse_half_states, try_states
 
 _logger = logging.getLogger("tfdist")
 
@@ -46,6 +47,7 @@ class RecoveredFit:
         store: Of the directory; not open yet.
         place: Where the training was at the end of the `fit` before.
         earlier: The histories of the fits before.
+        each_epoch: Whether to save at the end of every epoch, too.
 
     Attributes:
         resumed_step: The step of the checkpoint that it went on from, if any.
@@ -58,17 +60,20 @@ class RecoveredFit:
         store: Store,
         place: Place,
         earlier: Sequence[History],
+        *,
+        each_epoch: bool = False,
     ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._store = store
         self._place = place
         self._earlier = list(earlier)
-        self._call = _running(model)
+        self._each_epoch = each_epoch
+        self._call = running_fit(model)
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
-        self._resumption: Resumption | None = None
+        self._resumption: Resumption | None = None  # until it is put back for good
         self._snapshot: Snapshot
         self._schedule: Schedule
         self._base = 0  # steps made before this epoch
@@ -78,12 +83,18 @@ class RecoveredFit:
         self._metrics: Arrays = {}  # before validation
         self.resumed_step: int | None = None
 
+    @property
+    def directory(self) -> str:
+        """The path of the directory."""
+        return self._store.path
+
     def open(self, details: dict[str, Any]) -> None:
         """Opens the directory and reads the newest checkpoint that all ranks have.
 
         Args:
             details: What the ranks have to agree on.
         """
+        refuse_half_states(self._callbacks)
         self._preemption.install()
         self._call.ending.callback(self._preemption.remove)
         entry.build_from_shapes(self._model, self._call.loops[0])
@@ -97,11 +108,14 @@ class RecoveredFit:
             reasons = (f"step {step}: {why}" for step, why in passed_over.items())
             self._say("passes over checkpoints of %s: %s", "; ".join(reasons))
         if checkpoint is None:
+            if self._place.step:  # saved in this process, and removed by the user
+                self._place, self._earlier = Place(), []
             return
         resumption = Resumption(self._model, self._callbacks, checkpoint)
         if resumption.place.fit >= self._place.fit:  # else this one has made none yet
             self._resumption = resumption
-            resumption.before_train_begin()
+            skipped = resumption.place.fit > self._place.fit
+            resumption.before_train_begin(skipped=skipped)
 
     def begin(
         self,
@@ -118,7 +132,8 @@ class RecoveredFit:
                 function that tells all ranks the chief's number.
         """
         model, strategy = self._model, self._model.distribute_strategy
-        _refuse_other_optimizers(model)
+        refuse_other_optimizers(model)
+        try_states(self._callbacks)
         self._epochs, self._steps = epochs, steps
         with strategy.scope():
             if model.optimizer is not None and not model.optimizer.built:
@@ -148,15 +163,16 @@ class RecoveredFit:
     def begin_epoch(self, epoch: int) -> None:
         """Notes the epoch; puts the state back once more in the middle of one."""
         self._is_due = self._broken_off = False
-        if self._pending is not None:
-            self._pending.after_epoch_begin(self._snapshot)
+        if self._resumption is not None:
+            self._resumption.after_epoch_begin(self._snapshot)
         else:
             self._place = dataclasses.replace(self._place, epoch=epoch, batch=0)
 
     def begin_batch(self) -> None:
         """Puts the state back a last time, before the first batch."""
-        if self._pending is not None:
-            self._pending.before_first_batch(self._snapshot)
+        if self._resumption is not None:
+            self._resumption.before_first_batch(self._snapshot)
+            self._resumption = None  # and the memory that it takes
 
     def end_batch(self, logs: Any) -> None:
         """Saves if it is time."""
@@ -185,10 +201,9 @@ class RecoveredFit:
         if self._preemption.due():
             self._leave(self._course.position())
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int, logs: Any) -> None:
         """Saves if it is time, and after the last epoch."""
-        if self._pending is not None:  # no batch was left of the epoch
-            self._pending.is_pending = False
+        self._resumption = None  # no batch may have been left of the epoch
         self._base = self._place.step
         if self._broken_off:
             return  # resumed where it was broken off, not after an epoch cut short
@@ -196,19 +211,23 @@ class RecoveredFit:
         self._place = dataclasses.replace(
             self._place, epoch=epoch + 1, batch=0, stopped=stopped
         )
-        self._logs, self._metrics = None, {}
+        self._logs, self._metrics = logs, {}
         if self._preemption.due():
             self._leave(self._course.next_epoch())
         last = epoch + 1 >= self._epochs or self._model.stop_training
-        if self._is_due or last:
+        if self._is_due or self._each_epoch or last:
             self._save(self._course.next_epoch())
 
     def finish(self) -> tuple[Place, list[History]]:
-        """Waits until all is written, on all ranks; returns where the training is."""
+        """Waits until all is written, on all ranks; returns where the training is.
+
+        A `fit` that has returned is over for its script, also if a callback has broken
+        it off: the next call is another one.
+        """
         self._ranks.together("Saving a checkpoint", self._writer.close)
-        if self._place.is_complete(self._epochs):
-            self._earlier.append(keras_states.state_of(self._model.history) or {})
-            self._place = dataclasses.replace(self._place, fit=self._place.fit + 1)
+        self._resumption = None
+        self._earlier.append(keras_states.state_of(self._model.history) or {})
+        self._place = dataclasses.replace(self._place, fit=self._place.fit + 1)
         return self._place, self._earlier
 
     def _resume(self, resumption: Resumption) -> None:
@@ -222,6 +241,8 @@ class RecoveredFit:
         if complete:
             self._leave_out(max(place.epoch, self._epochs))
         resumption.after_train_begin(self._snapshot)
+        if place.batch == 0:
+            self._resumption = None
         self._earlier, self._place = resumption.earlier, place
         if not complete:
             self._place = dataclasses.replace(place, epochs=self._epochs, stopped=False)
@@ -231,7 +252,7 @@ class RecoveredFit:
         self._say("goes on in %s from %s, %s%s", place, rest, changes)
 
     def _skip(self, resumption: Resumption) -> None:
-        """Lets a `fit` end at once that was completed before the checkpoint."""
+        """Lets a `fit` end at once that was over before the checkpoint."""
         fit = self._place.fit
         resumption.give_weights(self._snapshot)
         self._resumption = None
@@ -240,7 +261,7 @@ class RecoveredFit:
         self._leave_out(self._epochs)
         self._place = dataclasses.replace(self._place, epoch=self._epochs)
         self._say(
-            "has in %s %s of fit %d: fit %d, which was complete before, is skipped, "
+            "has in %s %s of fit %d: fit %d, which was over before, is skipped, "
             "and the model gets the weights of that step",
             resumption.place,
             resumption.place.fit + 1,
@@ -280,54 +301,14 @@ class RecoveredFit:
         self._schedule.saved(self._place.step, now, now - began)
         self._is_due = False
 
-    @property
-    def _pending(self) -> Resumption | None:
-        """The checkpoint, as long as it has to be put back once more."""
-        resumption = self._resumption
-        return resumption if resumption is not None and resumption.is_pending else None
-
     def _say_what_is_not_repeatable(self) -> None:
-        if self._course.findings:
+        findings = [*self._course.findings, *unknown_to_keras(self._model)]
+        if findings:
             self._say(
                 "will not be able to repeat all that went on before a step of %s: %s",
-                " ".join(self._course.findings),
+                " ".join(findings).removesuffix("."),
             )
 
     def _say(self, text: str, *details: Any) -> None:
         if cluster.is_chief():
             _logger.warning(f"CheckpointRecovery {text}.", self._store.path, *details)
-
-
-def _running(model: keras.Model) -> fits.Call:
-    fit = fits.running(model)
-    if fit is None:
-        raise ValueError(
-            explain(
-                "CheckpointRecovery does not know the `fit` that it is in",
-                received="a callback that was made when `fit` was being called, or a "
-                "loop that calls callbacks itself",
-                expected="model.fit of Keras",
-                hint="Write recovery = CheckpointRecovery(...) in a line of its own, "
-                "before the one with model.fit; or call tfdist.strategy(...) earlier.",
-            )
-        )
-    return fit
-
-
-def _refuse_other_optimizers(model: keras.Model) -> None:
-    """Raises ValueError if a model keeps optimizers that Keras does not know of."""
-    others = [
-        name
-        for name, value in vars(model).items()
-        if isinstance(value, keras.optimizers.Optimizer)
-        and value is not model.optimizer
-    ]
-    if others:
-        raise ValueError(
-            explain(
-                "CheckpointRecovery saves one optimizer, model.optimizer",
-                received=f"more of them: {', '.join(f'model.{n}' for n in others)}",
-                expected="a model with one optimizer",
-                hint="Use a model for each optimizer; or tf.train.CheckpointManager.",
-            )
-        )

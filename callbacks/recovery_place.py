@@ -16,7 +16,7 @@ class Place:
 
     Attributes:
         step: Batches of all epochs and fits so far: the checkpoint's number.
-        fit: Calls of `fit` that were completed before this one.
+        fit: Calls of `fit` that had returned before this one.
         epoch: The epoch of the next batch, from 0.
         batch: Batches of that epoch that are done.
         epochs: The `epochs` that `fit` was given.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdist import __version__, cluster
@@ -42,7 +43,7 @@ def part_of(
         callbacks: All callbacks of the `fit`.
         place: Where the training is.
         data: Where it is in its data, as the course tells.
-        logs: Those of the last batch, in the middle of an epoch.
+        logs: Those of the last batch, or of the epoch at its end.
         metrics: The epoch's metrics, where validation has begun with new ones.
         earlier: The histories of the fits before this one.
     """
@@ -67,9 +68,9 @@ def part_of(
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
         "data": split(data, "data", common),
-        "logs": split(logs, "logs", common),
+        "logs": split(logs if place.batch > 0 else None, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
-        "metrics": _last_metrics(model),
+        "metrics": _numbers(logs) if place.batch == 0 else {},  # of these weights
     }
     return Part(own, common, details, own_details)
 
@@ -84,14 +85,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def _last_metrics(model: keras.Model) -> dict[str, float]:
-    """Returns the numbers of the last complete epoch."""
-    history = model.history.history
-    numbers = {name: values[-1] for name, values in history.items() if values}
+def _numbers(logs: Any) -> dict[str, float]:
+    """Returns those of an epoch's logs that are numbers."""
     return {
         name: float(value)
-        for name, value in numbers.items()
-        if isinstance(value, int | float)
+        for name, value in dict(logs or {}).items()
+        if np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
     }
 
 
@@ -116,7 +115,6 @@ class Resumption:
         self._checkpoint = checkpoint
         self._details = checkpoint.manifest.details
         self.place = Place.from_plain_data(self._details.get("place"))
-        self.is_pending = True
         own_details = checkpoint.manifest.own_details
         self._states = SavedStates(
             callbacks,
@@ -149,9 +147,16 @@ class Resumption:
             if then != now
         ] + self._states.changes
 
-    def before_train_begin(self) -> None:
-        """Gives callbacks back what they need in `on_train_begin`."""
-        self._states.give_before(cluster.is_chief())
+    def before_train_begin(self, *, skipped: bool) -> None:
+        """Gives callbacks back what they need in `on_train_begin`.
+
+        Args:
+            skipped: Whether the checkpoint is of a later `fit`, and its callbacks.
+        """
+        if skipped:
+            self._states.keep_files()
+        else:
+            self._states.give_before(cluster.is_chief())
 
     def check(self, snapshot: Snapshot) -> None:
         """Makes sure that the checkpoint fits.
@@ -200,7 +205,6 @@ class Resumption:
         self._assign(snapshot)
         self._states.give_after()
         set_random_state(self._random)
-        self.is_pending = self.place.batch > 0
 
     def after_epoch_begin(self, snapshot: Snapshot) -> None:
         """Undoes what callbacks have done at the beginning of a resumed epoch."""
@@ -211,32 +215,39 @@ class Resumption:
     def before_first_batch(self, snapshot: Snapshot) -> None:
         """Undoes what making the data's iterator has drawn, too."""
         self.after_epoch_begin(snapshot)
-        self.is_pending = False
 
     def give_weights(self, snapshot: Snapshot) -> None:
         """Puts back those variables of the model that fit, and nothing else."""
-        snapshot.assign(
+        first, *_ = self._checkpoint.ranks
+        fitting = (
             {
-                name: array
+                name
                 for name, array in self._checkpoint.common.items()
-                if name.startswith("model/") and snapshot.fits(name, array)
-            },
-            {},
-            first=0,
-            replicas_in_sync=1,
-            metrics=False,
+                if snapshot.fits(name, array.shape, array.dtype)
+            }
+            | {
+                name
+                for name, array in first.items()  # one dimension more: replicas
+                if snapshot.fits(name, array.shape[1:], array.dtype)
+            }
         )
+        self._assign(snapshot, {name for name in fitting if name.startswith("model/")})
 
-    def _assign(self, snapshot: Snapshot) -> None:
+    def _assign(self, snapshot: Snapshot, only: Collection[str] | None = None) -> None:
         strategy = self._model.distribute_strategy
+        common = _variables_in(self._checkpoint.common)
         ranks = [_variables_in(arrays) for arrays in self._checkpoint.ranks]
+        own = {place: [arrays[place] for arrays in ranks] for place in ranks[0]}
+        if only is not None:
+            common = {place: common[place] for place in common if place in only}
+            own = {place: own[place] for place in own if place in only}
         per_process = strategy.num_replicas_in_sync // cluster.size()
         snapshot.assign(
-            _variables_in(self._checkpoint.common),
-            {place: [arrays[place] for arrays in ranks] for place in ranks[0]},
+            common,
+            own,
             first=cluster.rank() * per_process,
             replicas_in_sync=strategy.num_replicas_in_sync,
-            metrics=self.place.batch > 0,
+            metrics=self.place.batch > 0 and only is None,
         )
 
 

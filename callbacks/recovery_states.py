@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from tfdist.checkpoint.states import join, split
+from tfdist.errors import explain
 
 from . import keras_states
 
@@ -45,6 +47,30 @@ def common_states(callbacks: Iterable[Any], arrays: dict[str, Any]) -> dict[str,
         for name, state in states.items()
         if state is not None
     }
+
+
+def refuse_half_states(callbacks: Iterable[Any]) -> None:
+    """Raises ValueError if what a callback remembers could be saved, but not put back.
+
+    After a crash it would be too late to hear that.
+    """
+    for callback in callbacks:
+        found = [name for name in ("get_state", "set_state") if hasattr(callback, name)]
+        if len(found) == 1:
+            raise ValueError(
+                explain(
+                    f"What {type(callback).__name__} remembers cannot be saved",
+                    received=f"a callback with {found[0]} alone",
+                    expected="get_state and set_state, or neither",
+                    hint="get_state() returns plain data and NumPy arrays, and "
+                    "set_state(states) gets a list of those of all processes.",
+                )
+            )
+
+
+def try_states(callbacks: Iterable[Any]) -> None:
+    """Raises TypeError if the state of a user's callback holds what cannot be saved."""
+    own_states([callback for callback in callbacks if not _is_ours(callback)], {})
 
 
 class SavedStates:
@@ -91,20 +117,42 @@ class SavedStates:
         added = [f"{name} begins anew" for name in sorted(present - saved)]
         return added + [f"{name} is left out" for name in sorted(saved - present)]
 
+    def keep_files(self) -> None:
+        """Keeps the files that an `on_train_begin` would begin anew."""
+        for callback in self._callbacks.values():
+            keras_states.keep_files(callback)
+
     def give_before(self, is_chief: bool) -> None:
         """Gives back what has to be there before any `on_train_begin`."""
         for name, states in self._own.items():
             if name in self._callbacks:
-                self._callbacks[name].set_state(states)
+                self._give(name, states)
         for name, state in self._common.items():
             if is_chief and name in self._callbacks:
-                keras_states.prepare(self._callbacks[name], state)
+                keras_states.shorten_file(self._callbacks[name], state)
+        self.keep_files()
 
     def give_after(self) -> None:
-        """Gives back what `on_train_begin` has reset."""
+        """Gives back what `on_train_begin`, or the beginning of an epoch, has reset.
+
+        tfdist's own callbacks do not reset what they were given.
+        """
+        for name, states in self._own.items():
+            if name in self._callbacks and not _is_ours(self._callbacks[name]):
+                self._give(name, states)
         for name, state in self._common.items():
             if name in self._callbacks:
                 keras_states.set_state(self._callbacks[name], state)
+
+    def _give(self, name: str, states: list[Any]) -> None:
+        callback = self._callbacks[name]
+        # A user's callback may go on with the very lists that it is given.
+        callback.set_state(states if _is_ours(callback) else copy.deepcopy(states))
+
+
+def _is_ours(callback: Any) -> bool:
+    """Returns whether a callback is one of tfdist's, or derived from one."""
+    return any(k.__module__.startswith("tfdist.") for k in type(callback).__mro__)
 
 
 def _named(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:

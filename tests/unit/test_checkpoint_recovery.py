@@ -1,13 +1,18 @@
 """CheckpointRecovery in one process: arguments, mismatches, the life of a training."""
 
 import dataclasses
+import gc
 import json
 import os
+import random
 import shutil
+import weakref
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.parallel.setting import Rendezvous, Setting
 from tests.parallel.training import regression, sgd
@@ -15,6 +20,7 @@ from tests.resumed_runs import BreakOff, BrokenOffError, Run, state_of
 from tfdist.callbacks import CheckpointRecovery
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.manifest import decode, encode
+from tfdist.checkpoint.store import Store
 from tfdist.strategies import fits
 
 layers = keras.layers
@@ -92,6 +98,15 @@ def test_optimizers_that_keras_does_not_know_of_are_not_forgotten(run):
         run.fit(model, run.recovery())
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_state_that_keras_does_not_know_of_is_said_at_the_start(run, caplog, known):
+    model = run.model()
+    kind = keras.Variable if known else tf.Variable
+    model.rounds = kind(0.0, trainable=False)
+    run.fit(model, run.recovery())
+    assert (f"{model.name}.rounds" in caplog.text) is not known
+
+
 class Outer(keras.Model):
     """The perceptron, with what a test adds to it."""
 
@@ -156,6 +171,26 @@ def test_names_that_count_other_models_do_not_matter(setting):
     for _ in range(3):
         dense()(np.zeros((1, 8)))
     assert not run.differences(whole, run.resumed())
+
+
+class Unnamed(layers.Layer):
+    """Has a weight that Keras calls variable_7, or whatever comes next."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+@pytest.mark.failure(20, 39)
+def test_variables_without_a_name_are_found_again(setting):
+    # Nadam has one, too.
+    Run(
+        setting,
+        build=lambda: Outer(Unnamed(), layers.Dense(1)),
+        optimizer=lambda: keras.optimizers.Nadam(0.01),
+    ).check()
 
 
 @pytest.mark.failure(40)
@@ -286,6 +321,103 @@ def test_the_second_fit_of_a_script_goes_on(run, caplog):
     assert not run.differences((whole, second), (model, resumed))
 
 
+@pytest.mark.failure(41)
+def test_a_fit_after_one_that_a_callback_has_ended_is_another_one(run):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    def script(*others):
+        model, recovery = run.model(), run.recovery()
+        run.fit(model, recovery, Stop())
+        return model, run.fit(model, recovery, *others, epochs=2)
+
+    whole = script()
+    assert whole[1].epoch == [0, 1]
+    shutil.rmtree(run.directory)
+    with pytest.raises(BrokenOffError):
+        script(BreakOff(6, 9, run.directory))
+    assert not run.differences(whole, script())
+
+
+@pytest.mark.failure(41)
+def test_a_new_callback_in_each_call_of_fit_counts_them_too(run):
+    def script(*others):
+        model = run.model()
+        run.fit(model, run.recovery(), epochs=1)
+        return model, run.fit(model, run.recovery(), *others, epochs=2)
+
+    whole = script()
+    assert whole[0].optimizer.iterations == 12
+    shutil.rmtree(run.directory)
+    with pytest.raises(BrokenOffError):
+        script(BreakOff(6, 9, run.directory))
+    assert not run.differences(whole, script())
+
+
+def test_a_directory_that_was_removed_between_two_fits_begins_anew(run):
+    model, recovery = run.model(), run.recovery()
+    run.fit(model, recovery)
+    shutil.rmtree(run.directory)
+    run.fit(model, recovery, epochs=1)
+    steps = sorted(path.name for path in run.directory.glob("step-*"))
+    assert steps == ["step-00000003", "step-00000004"]
+    again = run.recovery()
+    assert run.fit(run.model(), again, epochs=1).epoch == [0]
+    assert again.resumed_step == 4
+
+
+def test_the_checkpoint_is_not_kept_in_memory(run):
+    assert run.recovery().resumed_step is None
+    run.broken_off(7, 6)
+    loaded = []
+    load = Store.load
+
+    def note(store, step):
+        loaded.append(weakref.ref(load(store, step)))
+        return loaded[0]()
+
+    held = []
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: held.append(loaded[0]() is not None)
+    )
+    with mock.patch.object(Store, "load", note):
+        run.resumed(look)
+    gc.collect()
+    assert loaded[0]() is None
+    assert not any(held[1:])
+
+
+@pytest.mark.failure(24, 41)
+def test_a_skipped_fit_keeps_its_log_and_its_statistics(setting, tmp_path):
+    logs = [tmp_path / "first.csv", tmp_path / "second.csv"]
+
+    def normalized():
+        return keras.Sequential(
+            [layers.Input((8,)), layers.BatchNormalization(), layers.Dense(1)]
+        )
+
+    def script(run, *others):
+        model, recovery = run.model(), run.recovery()
+        first, second = (keras.callbacks.CSVLogger(path) for path in logs)
+        run.fit(model, recovery, first, epochs=5)
+        between = model.layers[0].moving_mean.numpy()
+        try:
+            run.fit(model, recovery, second, *others, epochs=3)
+        finally:
+            second.csv_file.close()  # Keras leaves it open when fit fails
+        return between
+
+    run = Run(setting, build=normalized)
+    with pytest.raises(BrokenOffError):
+        script(run, BreakOff(8, 27, run.directory))
+    written = logs[0].read_text()
+    between = script(run)
+    assert logs[0].read_text() == written
+    assert len(logs[1].read_text().splitlines()) == 4
+    assert np.all(between != 0)  # as it was in that step
+
+
 def test_one_directory_for_one_model(run):
     recovery = run.recovery()
     model = run.model()
@@ -294,23 +426,34 @@ def test_one_directory_for_one_model(run):
         run.fit(run.model(), recovery)
 
 
-def test_the_best_checkpoint_stays(run):
-    rates = iter([0.1, 0.1, 10.0, 10.0, 10.0, 10.0])
+@pytest.mark.failure(10)
+@pytest.mark.parametrize("every", [4, 3])  # epochs have 4 steps
+def test_the_best_checkpoint_stays(run, every):
+    ends = {}
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.update(
+            {logs["val_loss"]: (4 * (epoch + 1), model.layers[0].get_weights()[0])}
+            if "val_loss" in logs
+            else {}
+        )
+    )
+    rates = iter([0.1, 0.1, 0.1, 0.1, 10.0, 10.0])
     raise_rate = keras.callbacks.LearningRateScheduler(lambda epoch: next(rates))
-    recovery = run.recovery(4, keep=1, keep_best="loss")
-    history = run.fit(run.model(), recovery, raise_rate, epochs=6)
-    best = 4 * (1 + int(np.nanargmin(history.history["loss"])))
-    kept = {path.name for path in run.directory.glob("step-*")}
-    assert {f"step-{step:08d}" for step in (best, 24)} <= kept
-    assert len(kept) < 6
+    recovery = run.recovery(every, keep=1, keep_best="val_loss")
+    model = run.model()
+    options = {"validation_data": regression(20), "validation_freq": 2}
+    run.fit(model, recovery, raise_rate, note, epochs=6, **options)
+    best, weights = ends[min(ends)]
+    assert best == 16
+    store = Store(run.directory)
+    assert store.steps() == (24, 16)
+    saved = store.load(16)
+    assert saved.manifest.metrics["val_loss"] == min(ends)
+    assert any(np.array_equal(value, weights) for value in saved.common.values())
 
 
 @pytest.mark.failure(22)
 def test_random_states_of_python_numpy_and_keras_go_on(setting):
-    import random
-
-    import tensorflow as tf
-
     drawn = []
 
     class Draw(keras.callbacks.Callback):
@@ -331,6 +474,71 @@ def test_random_states_of_python_numpy_and_keras_go_on(setting):
     drawn.clear()
     run.resumed()
     assert drawn == whole[6:]
+
+
+@pytest.mark.failure(24)
+def test_a_user_s_callback_may_reset_itself_when_fit_or_an_epoch_begins(setting):
+    class Count(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            kept.append(self)
+
+        def on_train_begin(self, logs=None):
+            self.batches, self.epochs = [0], []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epochs.append(epoch)
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches[0] += 1
+
+        def get_state(self):
+            return {"batches": self.batches, "epochs": self.epochs}
+
+        def set_state(self, states):
+            (state,) = states
+            self.batches, self.epochs = state["batches"], state["epochs"]
+
+    kept = []
+    run = Run(setting, lambda: [Count()])
+    run.check()
+    for callback in (kept[0], kept[-1]):
+        assert (callback.batches, callback.epochs) == ([12], [0, 1, 2])
+
+
+@pytest.mark.parametrize("method", ["get_state", "set_state"])
+def test_a_state_that_could_not_be_put_back_is_refused_at_once(run, method):
+    half = keras.callbacks.Callback()
+    setattr(half, method, dict)
+    with pytest.raises(ValueError, match=rf"{method} alone(.|\n)*HINT: "):
+        run.fit(run.model(), run.recovery(), half)
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(run):
+    steps = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: steps.append(batch)
+    )
+    callback.get_state = lambda: {"model": run}
+    callback.set_state = list
+    with pytest.raises(TypeError, match=r"LambdaCallback(.|\n)*HINT: "):
+        run.fit(run.model(), run.recovery(), callback)
+    assert steps == []
+
+
+class Batches(keras.utils.PyDataset):
+    """Four batches, which Keras shuffles from Python's random state."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return tuple(part[index * 14 : index * 14 + 14] for part in regression(56))
+
+
+@pytest.mark.failure(23)
+def test_a_py_dataset_that_keras_shuffles_goes_on_in_its_order(setting):
+    Run(setting, data=Batches).check()
 
 
 def test_state_of_sees_one_bit(run):

@@ -165,6 +165,14 @@ def test_arrays_tuples_and_scalars_survive():
     assert list(again) == list(state)
 
 
+def test_two_arrays_whose_ways_look_alike_are_two():
+    state = {"a/b": np.ones(2), "a": {"b": np.zeros(3)}}
+    arrays = {}
+    again = join(split(state, "x", arrays), arrays)
+    np.testing.assert_array_equal(again["a/b"], np.ones(2))
+    np.testing.assert_array_equal(again["a"]["b"], np.zeros(3))
+
+
 def test_what_cannot_be_saved_is_said():
     with pytest.raises(TypeError, match=r"callbacks/it/odd(.|\n)*HINT"):
         split({"odd": object()}, "callbacks/it", {})

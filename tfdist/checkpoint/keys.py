@@ -7,13 +7,17 @@ named by its place: the numbers and classes of the layers around it, and its own
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import keras
+import tensorflow as tf
 
 MODEL, OPTIMIZER, METRICS = "model", "optimizer", "metrics"
+
+_UNNAMED = re.compile(r"variable(_\d+)?")
 
 
 def model_variables(model: keras.Model) -> dict[str, Any]:
@@ -44,6 +48,17 @@ def layer_places(model: keras.Model) -> list[str]:
     return list(places.values())
 
 
+def unlisted_state(model: keras.Model) -> list[str]:
+    """Returns attributes with state of TensorFlow's, which Keras does not list."""
+    kinds = (tf.Variable, tf.random.Generator)
+    return [
+        f"{layer.name}.{name}"
+        for layer in model._flatten_layers()
+        for name, value in vars(layer).items()
+        if isinstance(value, kinds)
+    ]
+
+
 def optimizer_variables(optimizer: Any, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all variables of an optimizer: slots by the weight that they belong to.
 
@@ -63,7 +78,7 @@ def optimizer_variables(optimizer: Any, weights: Mapping[str, Any]) -> dict[str,
         name = variable.name
         prefix = next((each for each in longest_first if name.startswith(each)), None)
         if prefix is None:
-            return f"{OPTIMIZER}/{_quoted(name)}"
+            return f"{OPTIMIZER}/{_name(variable)}"
         place = by_prefix[prefix].removeprefix(f"{MODEL}/")
         return f"{OPTIMIZER}/{_quoted(name.removeprefix(prefix))}/{place}"
 
@@ -73,7 +88,7 @@ def optimizer_variables(optimizer: Any, weights: Mapping[str, Any]) -> dict[str,
 def metric_variables(model: keras.Model) -> dict[str, Any]:
     """Returns the variables of all metrics, in their order."""
     return {
-        f"{METRICS}/{number}.{_quoted(variable.name)}": variable
+        f"{METRICS}/{number}.{_name(variable)}": variable
         for number, variable in enumerate(model.metrics_variables)
     }
 
@@ -87,7 +102,7 @@ def _walk(layer: Any, place: str, places: dict[int, str]) -> Iterator[tuple[str,
     inherited = {id(variable) for child in children for variable in child.variables}
     for variable in layer.variables:
         if id(variable) not in inherited:
-            yield f"{place}/{_quoted(variable.name)}", variable
+            yield f"{place}/{_name(variable)}", variable
     for number, child in enumerate(children):
         yield from _walk(child, f"{place}/{number}.{type(child).__name__}", places)
 
@@ -101,6 +116,11 @@ def _numbered(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             unique, count = f"{name}#{count}", count + 1
         found[unique] = value
     return found
+
+
+def _name(variable: Any) -> str:
+    """Returns a variable's name; without the number that Keras gives to one without."""
+    return "variable" if _UNNAMED.fullmatch(variable.name) else _quoted(variable.name)
 
 
 def _quoted(name: str) -> str:

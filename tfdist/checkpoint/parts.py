@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tfdist.checkpoint.directory import Directory
-from tfdist.checkpoint.errors import CheckpointError, DamagedError
+from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.files import publish, read_file
 from tfdist.checkpoint.layout import Array
 from tfdist.checkpoint.manifest import MAX_BYTES, decode_written
@@ -151,15 +151,24 @@ def _read_note(saving: Saving, name: str, rank: int) -> HandedIn:
     files, path = saving.directory.files, f"{saving.folder}/{name}"
     note = decode_json(read_file(files, f"{path}.json", MAX_BYTES), f"{path}.json")
     if "failed" in note:
-        raise CheckpointError(f"Rank {rank} could not save: {note['failed']}")
+        problem = str(note["failed"]).partition("\nHINT")[0]
+        raise CheckpointError(_failed(rank, problem, "a file of every rank"))
     written = decode_written(note.get("written"), path)
     source = files.open(path)
     source.close()
     if source.size != written.size:
-        raise DamagedError(
-            f"Rank {rank} wrote {written.size} bytes, and {path} has {source.size}"
-        )
+        problem = f"{path} has {source.size} bytes"
+        raise CheckpointError(_failed(rank, problem, f"the {written.size} it wrote"))
     return HandedIn(written, plain_copy(note.get("details", {}), "note"))
+
+
+def _failed(rank: int, received: str, expected: str) -> str:
+    return explain(
+        f"Rank {rank} could not save",
+        received=received,
+        expected=expected,
+        hint="That rank's own log tells more.",
+    )
 
 
 def _not_finite(arrays: Mapping[str, Array]) -> str:

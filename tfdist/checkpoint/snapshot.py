@@ -106,10 +106,10 @@ class Snapshot:
         ]
         return sorted(lines)
 
-    def fits(self, place: str, array: np.ndarray[Any, Any]) -> bool:
-        """Returns whether a variable is there, of an array's shape and dtype."""
+    def fits(self, place: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Returns whether a variable is there, of a shape and dtype."""
         variable = self._variables.get(place)
-        return variable is not None and _facts(variable) == (array.shape, array.dtype)
+        return variable is not None and _facts(variable) == (shape, dtype)
 
     @property
     def size(self) -> int:

@@ -38,6 +38,8 @@ def split(state: Any, name: str, arrays: dict[str, Any]) -> Any:
     if state is None or isinstance(state, bool | int | str):
         return state
     if isinstance(state, np.ndarray | np.generic):
+        while name in arrays:  # {"a/b": ...} beside {"a": {"b": ...}}
+            name += "'"
         arrays[name] = np.asarray(state)
         return {_ARRAY: name}
     if isinstance(state, float):

@@ -170,7 +170,8 @@ class Course:
         """Passes over what is done, and yields the first step that is not.
 
         Data that Python code makes drew from the random states when the epoch began,
-        and now draws from these again; in between and afterwards they are the run's.
+        and draws from these again, before the step that follows: in between and
+        afterwards they are the run's.
         """
         with self._data.random(self._random_at_epoch):
             step = next(steps, None)
@@ -180,7 +181,8 @@ class Course:
             step = next(steps, None)
         if step is not None:
             with self._data.random(begun):
-                yield self._with_data(step)
+                step = self._with_data(step)
+            yield step
 
     def _run_through(self, length: int | None) -> None:
         """Goes through an epoch without data, as far as the data once went."""

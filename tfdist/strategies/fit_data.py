@@ -91,18 +91,21 @@ class FitData:
             self._dataset = self._global_batches()
 
     def iterator_from(self, batch: int) -> Any:
-        """Begins a pass over the data after its first batches."""
+        """Begins a pass over the data after its first batches.
+
+        Python code that makes the data has drawn its order when this returns.
+        """
         distributed = self._loop._distributed_dataset
         if batch == 0:
             return iter(distributed)
         later = None if self._own is None else batches.advanced(self._own, batch)
-        if later is None and self._dataset is not None:
+        if later is None and self._dataset is not None and not self._python:
             later = self._dataset.skip(batch)
         if later is not None:
             return iter(self._distributed(later))
         iterator = iter(distributed)
         for _ in range(batch):
-            next(iterator)
+            next(iterator, None)
         return iterator
 
     def leave(self, gone: Pass) -> None:

@@ -186,13 +186,18 @@ def judge(history: History, ended: list[Ended]) -> Iterator[str]:
             yield f"rank {rank}: the end is another one"
 
 
-def names(folder: Path) -> list[str]:
-    """Returns what should not be in the directory at the end of a job."""
+def names(folder: Path, more: int = 1) -> list[str]:
+    """Returns what should not be in the directory at the end of a job.
+
+    Args:
+        folder: The directory.
+        more: Steps above those that are kept: a kill before they are deleted leaves
+            them to the next save, and after the last one there is none.
+    """
     steps = [f"step-{step:08d}" for step in range(job.STEPS + 1)]
     expected = steps[-job.KEEP :]
     found = sorted(path.name for path in folder.iterdir())
-    # Killed after the last save: no save of the second job has removed the third.
-    wrong = [n for n in found if n not in steps[-job.KEEP - 1 :]]
+    wrong = [n for n in found if n not in steps[-job.KEEP - more :]]
     wrong += [f"no {name}" for name in expected if name not in found]
     for step in folder.glob("step-*"):
         manifest = json.loads((step / "MANIFEST.json").read_text())
@@ -247,7 +252,8 @@ def kill_at_random(
                 wrong.append(f"at kill {kills} {loaded} was loaded after {history}")
             history = history.then(ended[0])
             continue
-        found = list(judge(history, ended)) or scenario.leftovers(folder)
+        # Each of several kills may have come before steps were deleted.
+        found = list(judge(history, ended)) or names(folder, more=job.STEPS)
         wrong += [f"after {kills} kills: {each}" for each in found]
         runs += 1
         folder, history = place / str(runs), History()

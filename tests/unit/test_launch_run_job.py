@@ -69,6 +69,23 @@ def test_a_failure_counts_from_its_moment_not_from_the_exit():
     assert job.verdict == Verdict(1, 1, "ended with exit code 1")
 
 
+@pytest.mark.failure(32, 33)
+@pytest.mark.parametrize("number", [9, 15, 10])
+def test_a_rank_that_was_killed_is_the_cause_of_what_others_say(number):
+    job = Told()
+    job.receive(1, {"failed": 1}, 1.0)  # its connection to rank 0 is lost
+    job.receive(0, {"exit": -number, "time": 1.0}, 1.1)
+    assert (job.verdict.rank, job.verdict.code) == (0, 128 + number)
+
+
+def test_a_rank_that_aborts_is_not():
+    """C++ code ends so where another rank is gone."""
+    job = Told()
+    job.receive(1, {"failed": 3}, 1.0)
+    job.receive(0, {"exit": -6, "time": 1.0}, 1.1)
+    assert job.verdict == Verdict(1, 3, "ended with exit code 3")
+
+
 def test_a_failed_rank_that_does_not_end_is_not_waited_for_for_ever():
     job = Told()
     job.receive(1, {"failed": 4}, 1.0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tfdist.coordination.wire import Message, WireError
 from tfdist.coordination.wording import name_ranks
 from tfdist.launch.errors import FAILED
+from tfdist.launch.run.endings import ENDING_SIGNALS
 
 STALLED = 75  # the exit code of a job that stood still; EX_TEMPFAIL
 
@@ -22,6 +23,7 @@ _SILENCE = 5.0  # seconds; every wrapper says something each second
 _LOST = 12.0  # seconds of silence that need no failure of a peer beside them
 _PAUSE = 5.0  # seconds without a tick: this process itself was stopped
 _ANSWERS = 5.0  # seconds for all ranks to write their stacks
+_FROM_OUTSIDE = (signal.SIGKILL, *ENDING_SIGNALS)
 _LOST_HOST = "does not answer: its host is lost"
 
 
@@ -203,7 +205,9 @@ class Job:
             self._decide(lost, FAILED, _LOST_HOST)
             return
         first, first_code, _ = self._failing or (rank, code, 0.0)
-        if first == rank:
+        # What a rank says may come of another's end, a signal from outside does not.
+        if first == rank or -code in _FROM_OUTSIDE:
+            first = rank
             first_code = code
         self._decide(first, exit_code(first_code), _ending(first_code))
 

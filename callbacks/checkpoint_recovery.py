@@ -55,9 +55,9 @@ class CheckpointRecovery(Placed):
         directory: Where this training's checkpoints are, and no other's: a path that
             all ranks share, or "gs://...", "s3://...".
         every_steps: Batches between two checkpoints.
-        every_seconds: Seconds between two checkpoints, to the step. With neither, the
-            time that loses least (Young, Daly), from what a checkpoint is measured to
-            cost; the end of training is saved in any case.
+        every_seconds: Seconds between two checkpoints, to the step. With neither, or
+            "auto", the time that loses least (Young, Daly), from what a checkpoint is
+            measured to cost; the end of training is saved in any case.
         keep: How many of the newest checkpoints stay.
         keep_every: Those at multiples of so many batches stay, too.
         keep_best: A metric of an epoch's logs, such as "val_loss", or ("val_accuracy",
@@ -89,8 +89,8 @@ class CheckpointRecovery(Placed):
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        every_steps: int | None = None,
-        every_seconds: float | None = None,
+        every_steps: int | str | None = None,
+        every_seconds: float | str | None = None,
         *,
         keep: int = 3,
         keep_every: int | None = None,

@@ -237,7 +237,9 @@ class RecoveredFit:
         )
         place = resumption.place
         complete = place.is_complete(self._epochs)
-        resumption.resume_data(self._course)
+        self._ranks.together(
+            "Going on in the data", lambda: resumption.resume_data(self._course)
+        )
         if complete:
             self._leave_out(max(place.epoch, self._epochs))
         resumption.after_train_begin(self._snapshot)

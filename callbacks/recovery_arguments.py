@@ -10,28 +10,25 @@ from tfdist.errors import explain
 from .arguments import checked_integer, checked_number
 
 
-def checked_every(
-    steps: int | None, seconds: float | None
-) -> tuple[int | None, float | None]:
-    """Returns the two intervals.
+def checked_every(steps: Any, seconds: Any) -> tuple[int | None, float | None]:
+    """Returns the two intervals; None where one is not given, or "auto".
 
     Raises:
         ValueError: One is not positive, or both are given.
     """
-    if steps is not None:
-        checked_integer("every_steps", steps, least=1)
-    if seconds is not None:
-        seconds = checked_positive("every_seconds", seconds)
-    if steps is not None and seconds is not None:
+    steps, seconds = (None if each == "auto" else each for each in (steps, seconds))
+    whole = None if steps is None else checked_integer("every_steps", steps, least=1)
+    time = None if seconds is None else checked_positive("every_seconds", seconds)
+    if whole is not None and time is not None:
         raise ValueError(
             explain(
                 "Two intervals between checkpoints",
-                received=f"every_steps={steps}, every_seconds={seconds:g}",
+                received=f"every_steps={whole}, every_seconds={time:g}",
                 expected="one of them, or neither for the best one",
                 hint="Leave one out.",
             )
         )
-    return steps, seconds
+    return whole, time
 
 
 def checked_positive(name: str, value: Any) -> float:

@@ -44,6 +44,7 @@ def run(setting):
         ({"directory": " "}, "a path"),
         ({"every_steps": 0}, "every_steps"),
         ({"every_steps": -5}, "every_steps"),
+        ({"every_steps": "often"}, "every_steps"),
         ({"every_seconds": -1.0}, "every_seconds"),
         ({"every_seconds": 0}, "every_seconds"),
         ({"every_steps": 5, "every_seconds": 5.0}, "one of them"),
@@ -69,6 +70,11 @@ def test_config_round_trip(tmp_path):
         json.loads(json.dumps(callback.get_config()))
     )
     assert again.get_config() == callback.get_config()
+
+
+def test_the_best_interval_has_a_name(tmp_path):
+    named = CheckpointRecovery(tmp_path, "auto", "auto")
+    assert named.get_config() == CheckpointRecovery(tmp_path).get_config()
 
 
 @pytest.mark.failure(44)

@@ -142,6 +142,7 @@ def test_a_killed_rank_with_a_living_data_worker_is_noticed(job):
     assert said(ranks[0]).startswith("RankLostError: Rank 1 was lost")
 
 
+@pytest.mark.failure(31, 35)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_rank_is_a_stall_within_the_timeout(job, victim):
     ranks = job(*("sleep" if rank == victim else "agree" for rank in range(2)))

@@ -99,8 +99,8 @@ class RecoveredFit:
         self._call.ending.callback(self._preemption.remove)
         entry.build_from_shapes(self._model, self._call.loops[0])
         self._ranks.agree("checkpoint recovery", details)
-        open_together(self._ranks, self._store)
         self._call.ending.callback(self._store.close)
+        open_together(self._ranks, self._store)
         # Where `fit` has failed, other ranks may be gone: nobody waits for them.
         self._call.ending.callback(self._writer.close, abort=True)
         checkpoint, passed_over = newest_common(self._ranks, self._store)

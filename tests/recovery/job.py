@@ -4,6 +4,7 @@ Deterministic, so that the state after each step is known: its hash is golden. E
 process has a part of its own, as a compressor's residuals are.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -118,24 +119,24 @@ def run(
     store = Store(
         directory, rank=rank, size=size, keep=keep, filesystem=files, heartbeat=3600.0
     )
-    session = agree(store.open() if rank == 0 else 0)[0]
-    if rank > 0:
-        store.open(session)
-    good = store.good_steps()
-    report = Report(rejected=dict(good.rejected))
-    state = fresh(rank)
-    common = set.intersection(*map(set, agree(list(good.steps))))
-    if common:
-        state = restored(store.load(max(common)), rank)
-        report.loaded, report.loaded_digest = state.step, state.digest()
-        note("loaded", state.step)
-    while state.step < steps:
-        state.advance()
-        note("begun", state.step)
-        shared = state.common if rank == 0 else {}
-        store.save(state.step, Part(own=state.own, common=shared))
-        note("saved", state.step)
-    agree(None)  # the chief needs the others' last parts
-    store.close()
+    with contextlib.closing(store):
+        session = agree(store.open() if rank == 0 else 0)[0]
+        if rank > 0:
+            store.open(session)
+        good = store.good_steps()
+        report = Report(rejected=dict(good.rejected))
+        state = fresh(rank)
+        common = set.intersection(*map(set, agree(list(good.steps))))
+        if common:
+            state = restored(store.load(max(common)), rank)
+            report.loaded, report.loaded_digest = state.step, state.digest()
+            note("loaded", state.step)
+        while state.step < steps:
+            state.advance()
+            note("begun", state.step)
+            shared = state.common if rank == 0 else {}
+            store.save(state.step, Part(own=state.own, common=shared))
+            note("saved", state.step)
+        agree(None)  # the chief needs the others' last parts
     report.digest = state.digest()
     return report

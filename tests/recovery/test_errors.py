@@ -118,6 +118,7 @@ def test_a_directory_that_is_removed_is_told_to_other_ranks(tmp_path: Path):
     with pytest.raises(CheckpointError, match="No such file.*\n?.*HINT: Leave"):
         other.save(2, Part(own=job.fresh(1).own))
     assert not (tmp_path / "run").exists()
+    chief.close()
 
 
 @pytest.mark.failure(44)

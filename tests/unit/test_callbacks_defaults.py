@@ -72,12 +72,13 @@ def test_wrong_arguments(arguments, excerpt):
 
 
 def test_they_train_and_others_may_follow(tmp_path):
-    with tfdist.strategy("default").scope():
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile(keras.optimizers.SGD(0.1), "mse")
     arrays = np.ones((32, 2), "f"), np.ones((32, 1), "f")
 
-    def fit():
+    def trained():
+        """As a script does it that is started."""
+        with tfdist.strategy("default").scope():
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            model.compile(keras.optimizers.SGD(0.1), "mse")
         callbacks = [
             *defaults(
                 tmp_path / "runs",
@@ -92,15 +93,16 @@ def test_they_train_and_others_may_follow(tmp_path):
             keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         ]
         options = {"batch_size": 8, "epochs": 3, "verbose": 0, "shuffle": False}
-        return model.fit(*arrays, callbacks=callbacks, **options).history
+        history = model.fit(*arrays, callbacks=callbacks, **options).history
+        return history, model.get_weights()
 
-    history = fit()
+    history, before = trained()
     assert len(history["loss"]) == 3
     assert history["learning_rate"][-1] == pytest.approx(0.2)
     assert (tmp_path / "logs" / "telemetry.csv").exists()
-    before = model.get_weights()
-    assert fit() == history  # complete: it is not repeated
-    assert all(map(np.array_equal, before, model.get_weights()))
+    again, after = trained()
+    assert again == history  # complete: it is not repeated
+    assert all(map(np.array_equal, before, after))
 
 
 def test_twice_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
         program += ["--strategy", "horovod" if options.np > 1 else "default"]
         for option in ("rounds", "epochs", "steps"):
             program += [f"--{option}", str(getattr(options, option))]
-        program += ["--callbacks", *options.callbacks]
+        cores = max(1, len(os.sched_getaffinity(0)) // options.np)
+        program += ["--cores", str(cores), "--callbacks", *options.callbacks]
         if options.np > 1:
             jobs = local_jobs.horovodrun(
                 program, folder, controller="gloo", np=options.np

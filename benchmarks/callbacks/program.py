@@ -94,10 +94,13 @@ def main() -> None:
     parser.add_argument("--strategy", required=True)
     parser.add_argument("--callbacks", nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cores", type=int, required=True, help="of this rank")
     for option in ("--rounds", "--epochs", "--steps"):
         parser.add_argument(option, type=int, required=True)
     options = parser.parse_args()
     sys.path.insert(0, str(DIGITS))
+    # More threads than a rank has cores would take turns with the other ranks'.
+    tf.config.threading.set_intra_op_parallelism_threads(options.cores)
     strategy = tfdist.strategy(options.strategy)
     tfdist.set_seed(1)
     turns = [

@@ -30,6 +30,8 @@ from tfdist.launch.run.ticket import VARIABLE, Ticket, remove, store
 START_SECONDS = 180.0  # for all ranks to connect
 
 _POLL = 0.05
+# horovodrun itself, which only starts later: the plan's command says what is meant.
+_HOROVODRUN = (sys.executable, "-m", "tfdist.launch.run.horovodrun")
 _FAREWELL = 10.0  # seconds for horovodrun or ssh to end after its ranks
 _TOKEN_BYTES = 32
 
@@ -106,7 +108,7 @@ def _start(
         if name not in plan.environment:
             environment.pop(name, None)
     if plan.command:
-        yield _popen(plan.command, environment, logs)
+        yield _popen([*_HOROVODRUN, *plan.command[1:]], environment, logs)
         return
     # As horovodrun does, so that a script finds the same variables everywhere.
     abroad = replace(ticket, environment=remote.exported(environment))

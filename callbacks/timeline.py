@@ -109,7 +109,9 @@ class RunningTimeline(Timeline):
         file = self._folder / "horovod.json"
         if not hasattr(strategy, "start_timeline"):
             return
-        if strategy.start_timeline(str(file)) and cluster.is_chief():
+        if not strategy.start_timeline(str(file)):
+            return
+        if cluster.is_chief():
             self._files.append(str(file))
             ending.callback(_wait_for_json, file)
         ending.callback(strategy.stop_timeline)

@@ -83,3 +83,24 @@ def test_float16_is_added_as_numpy_does(tensorflow, tmp_path):
     # Without the instructions, Gloo's own template is what is compiled.
     compiled()(result.ctypes.data, first.ctypes.data, second.ctypes.data, result.size)
     assert (result.view("uint16") == 0xFFFF).all()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_yield_is_a_pause(tensorflow, tmp_path):
+    """So Horovod's timeline thread, an endless loop of them, leaves its core free."""
+    ours = horovod_headers.write_headers(tensorflow, tmp_path / "ours")
+    source = tmp_path / "look.cc"
+    source.write_text("#include <thread>\nvoid look() { std::this_thread::yield(); }")
+
+    def symbols(*flags):
+        library = tmp_path / f"{len(flags)}.so"
+        command = ["g++", "-std=c++14", "-O2", "-shared", "-fPIC", *flags]
+        subprocess.run([*command, source, "-o", library], check=True, timeout=60)
+        command = ["nm", "--dynamic", library]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
+
+    early = symbols("-include", horovod_headers.EARLY_HEADER, "-I", str(ours))
+    assert {"nanosleep", "horovod_timeline_pauses"} <= early
+    assert "sched_yield" not in early
+    assert "sched_yield" in symbols()  # the negative control

@@ -16,10 +16,31 @@ EARLY_HEADER = "tfdist_early.h"
 # compares bits with a number and may keep the old value. The file that would do
 # better (math.cc) is not on its list of sources. So this declares the same function
 # template and adds eight at once.
+#
+# The thread that writes Horovod's timeline looks for records in an endless loop of
+# std::this_thread::yield (timeline.cc, WriterLoop). It runs from the start where a
+# timeline may be asked for later, and takes a core of rank 0. So a yield is a pause
+# here; the variable says so to the one who asks for a timeline (strategies/horovod.py).
 EARLY_TEXT = """\
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <sched.h>
+#include <time.h>
+
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+static inline int tfdist_pause() {
+  const timespec millisecond = {0, 1000000};
+  return nanosleep(&millisecond, nullptr);
+}
+#define sched_yield tfdist_pause
+#include <thread>
+#undef sched_yield
+
+extern "C" {
+__attribute__((weak, used, visibility("default"))) int horovod_timeline_pauses = 1;
+}
+#endif
 
 #if defined(__AVX__) && defined(__F16C__)
 #include <immintrin.h>

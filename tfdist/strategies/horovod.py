@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 from typing import Any
 
@@ -25,6 +27,7 @@ from tfdist.strategies.environment import confirm
 from tfdist.strategies.horovod_collectives import HorovodCollectives
 from tfdist.strategies.training import KerasTraining
 
+_logger = logging.getLogger("tfdist")
 _ON_DEMAND = "DYNAMIC"  # Horovod's word for a timeline that is started later
 
 
@@ -96,9 +99,17 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
         """Makes Horovod record what it does, in a Chrome trace that rank 0 writes.
 
         Called on all ranks; returns whether it does: not if it already records the
-        whole run, as `horovodrun --timeline-filename` asks.
+        whole run, as `horovodrun --timeline-filename` asks, and not if Horovod was not
+        built by tfdist and nobody has asked it, before the start, to be ready.
         """
-        if os.environ.get("HOROVOD_TIMELINE") != _ON_DEMAND:
+        ready = os.environ.get("HOROVOD_TIMELINE")
+        if ready is None:
+            _logger.warning(
+                "Horovod's own timeline is left out: this build of Horovod would have "
+                "taken a core of rank 0 to be ready for it. HINT: Run `tfdist horovod "
+                "install`, or set HOROVOD_TIMELINE=DYNAMIC before the start."
+            )
+        if ready != _ON_DEMAND:
             return False
         self.extended.horovod.start_timeline(file)
         return True
@@ -279,7 +290,6 @@ def _initialized_horovod(alone: bool) -> Any:
     # Read once, by init(). Fusion would mix other tensors into the gradients' buffer
     # and move the borders of the ring's chunks from step to step.
     os.environ["HOROVOD_FUSION_THRESHOLD"] = "0"
-    os.environ.setdefault("HOROVOD_TIMELINE", _ON_DEMAND)
     if alone:
         # MPI would want its launcher's daemon even for a single process.
         os.environ.setdefault("HOROVOD_CONTROLLER", "gloo")
@@ -295,6 +305,10 @@ def _initialized_horovod(alone: bool) -> Any:
                 hint="Run `tfdist horovod install`.",
             )
         ) from error
+    # The thread that waits for a timeline to be asked for takes a core of rank 0, in
+    # an endless loop; not in the Horovod that tfdist builds.
+    if hasattr(ctypes.CDLL(None), "horovod_timeline_pauses"):
+        os.environ.setdefault("HOROVOD_TIMELINE", _ON_DEMAND)
     horovod.init()
     return horovod
 

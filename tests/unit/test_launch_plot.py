@@ -68,6 +68,7 @@ def drawn(figure):
             dict.fromkeys(("compute_ms", "input_ms", "examples_per_second"), NOT_KNOWN),
         ),
         (2, {"parts": 1, "metrics": {}, "learning_rate": NOT_KNOWN}),
+        (2, {"metrics": {"loss": 1.0, "$cost_in_$": 2.0}, "host": r"$\\no{"}),
     ],
 )
 def test_a_page_holds_six_panels_that_do_not_overlap(tmp_path, ranks, changes):

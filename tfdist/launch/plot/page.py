@@ -24,6 +24,14 @@ def page(runs: Sequence[Run]) -> Any:
     Args:
         runs: One, or several to be compared.
     """
+    from matplotlib import rc_context
+
+    # Names of hosts, folders and metrics are no formulas, whatever stands in them.
+    with rc_context({"text.parse_math": False}):
+        return _page(runs)
+
+
+def _page(runs: Sequence[Run]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

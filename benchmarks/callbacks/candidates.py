@@ -6,12 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+
 import tfdist
 
 NONE = "no callback"
+# Does nothing: what the benchmark measures of it is how far it can be believed.
+CONTROL = "no callback, again"
 
 # Each makes a callback as users would; the folder is its own, and empty.
 CANDIDATES: dict[str, Callable[[Path], Any]] = {
+    CONTROL: lambda folder: keras.callbacks.Callback(),
     "GradientNoiseScale": lambda folder: tfdist.callbacks.GradientNoiseScale(),
     "Telemetry": lambda folder: tfdist.callbacks.Telemetry(folder),
     "ReplicaConsistency": lambda folder: tfdist.callbacks.ReplicaConsistency(),

@@ -17,8 +17,8 @@ from tfdist.launch.parser import Parser
 from tfdist.launch.processes import run_together, tail
 
 DESCRIPTION = """\
-Measures what callbacks add to a step of the digits' model: trains in turns without any
-and with each of them, in one start on one machine. Prints a table.
+Measures what callbacks add to a step of the digits' model: trains without any and with
+each of them at the same time, of which one at a time makes a few steps. Prints a table.
 """
 
 
@@ -36,15 +36,15 @@ def main(words: Sequence[str] | None = None) -> int:
         "--callbacks", nargs="+", choices=CANDIDATES, default=list(CANDIDATES)
     )
     parser.add_argument("-np", type=int, default=2, help="ranks, of Horovod over Gloo")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=4, help="measured, in a round")
+    parser.add_argument("--epochs", type=int, default=40, help="measured")
     parser.add_argument("--steps", type=int, default=100, help="of an epoch")
+    parser.add_argument("--block", type=int, default=10, help="steps until the next")
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="tfdist-callbacks-") as name:
         folder = Path(name)
         program = ["-m", "benchmarks.callbacks.program", "--out", name]
         program += ["--strategy", "horovod" if options.np > 1 else "default"]
-        for option in ("rounds", "epochs", "steps"):
+        for option in ("epochs", "steps", "block"):
             program += [f"--{option}", str(getattr(options, option))]
         cores = max(1, len(os.sched_getaffinity(0)) // options.np)
         program += ["--cores", str(cores), "--callbacks", *options.callbacks]
@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return FAILED
         print(report(json.loads((folder / "results.json").read_text())))
     print(
-        f"\n{options.np} ranks, {options.rounds} rounds of {options.epochs} epochs of "
-        f"{options.steps} steps each. Left behind: in a step without the callback."
+        f"\n{options.np} ranks, {options.epochs} epochs of {options.steps} steps each, "
+        f"{options.block} at a time. Left behind: in a step without the callback."
     )
     return 0

@@ -1,8 +1,7 @@
-"""One rank of the benchmark: trains in turns with each callback and without any.
+"""One rank of the benchmark: trains with each callback and without, in turns.
 
-A model of its own for each turn keeps one callback's trace out of another's. The turns
-take place in every round, in another order each time, so that what else the machine
-does falls on all of them.
+A model of its own for each keeps one callback's trace out of another's; their `fit`s
+run at the same time, of which one at a time makes a few steps.
 """
 
 from __future__ import annotations
@@ -10,30 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 import tfdist
 from benchmarks.callbacks.candidates import CANDIDATES, NONE
+from benchmarks.callbacks.relay import Pace, Relay
 from tfdist import cluster
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-
-
-class Clock(keras.callbacks.Callback):
-    """Notes when epochs begin; it stands first, so callbacks' own work is between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.times.append(time.perf_counter())
 
 
 class Turn:
@@ -55,25 +43,32 @@ class Turn:
         with strategy.scope():
             self.model = digits.build(100_000)
 
-    def take(self, number: int, epochs: int) -> list[float]:
-        """Trains; returns the seconds of a step in each epoch after the first two.
+    def take(self, epochs: int, relay: Relay, runner: int, block: int) -> list[float]:
+        """Trains; returns the seconds of a step in each epoch after the first.
 
-        The first epoch traces, the last one's end is not seen.
+        The first epoch traces. One more at the end is not measured: what callbacks do
+        at an epoch's end counts.
         """
-        callbacks = []
-        if self.name != NONE:
-            folder = self._folder / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            callbacks.append(CANDIDATES[self.name](folder))
-        clock = Clock()
-        self.model.fit(
-            self._data,
-            epochs=epochs + 2,
-            callbacks=[clock, *callbacks],
-            verbose=0,
-            shuffle=False,
-        )
-        return list(np.diff(clock.times)[1:] / self._steps)
+        pace = Pace(relay, runner, block)
+        relay.wait(runner)
+        try:
+            callbacks = []
+            if self.name != NONE:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                callbacks.append(CANDIDATES[self.name](self._folder))
+            self.model.fit(
+                self._data,
+                epochs=epochs + 2,
+                callbacks=[pace, *callbacks],
+                verbose=0,
+                shuffle=False,
+            )
+        except BaseException as error:
+            relay.leave(error)
+            raise
+        relay.leave()
+        # Before the first epoch, and the one that traces.
+        return [seconds / self._steps for seconds in pace.epochs[2:]]
 
     def operations(self) -> int:
         """Returns the number of operations in a training step, traced anew."""
@@ -95,7 +90,7 @@ def main() -> None:
     parser.add_argument("--callbacks", nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cores", type=int, required=True, help="of this rank")
-    for option in ("--rounds", "--epochs", "--steps"):
+    for option in ("--epochs", "--steps", "--block"):
         parser.add_argument(option, type=int, required=True)
     options = parser.parse_args()
     sys.path.insert(0, str(DIGITS))
@@ -107,13 +102,16 @@ def main() -> None:
         Turn(name, strategy, options.out / "files", options.steps)
         for name in (NONE, *options.callbacks)
     ]
-    seconds: dict[str, list[list[float]]] = {turn.name: [] for turn in turns}
-    turns[0].take(0, 0)
-    never = turns[0].operations()
-    for number in range(options.rounds):
-        shift = number % len(turns)
-        for turn in turns[shift:] + turns[:shift]:
-            seconds[turn.name].append(turn.take(number, options.epochs))
+    relay = Relay(len(turns))
+    with ThreadPoolExecutor(len(turns)) as pool:
+        running = {
+            turn.name: pool.submit(
+                turn.take, options.epochs, relay, number, options.block
+            )
+            for number, turn in enumerate(turns)
+        }
+    seconds = {name: each.result() for name, each in running.items()}
+    never = Turn(NONE, strategy, options.out, options.steps).operations()
     left = {turn.name: turn.operations() - never for turn in turns}
     if cluster.is_chief():
         found = {"seconds": seconds, "operations": left}

@@ -16,9 +16,9 @@ DRAWS = 10_000
 def overhead(
     own: Sequence[float], without: Sequence[float], *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Returns the median of own / without - 1 over the rounds, and its interval.
+    """Returns the median of own / without - 1 over the epochs, and its interval.
 
-    Both were measured in the same rounds, so that what slowed a round down falls on
+    Both were measured at the same time, so that what slowed an epoch down falls on
     both. The interval is the bootstrap's (Efron 1979), for 95 %.
     """
     ratios = np.asarray(own) / np.asarray(without) - 1
@@ -32,21 +32,17 @@ def report(found: dict) -> str:
     """Returns the table.
 
     Args:
-        found: "seconds", of a step: turn -> rounds -> epochs; and "operations": turn ->
-            how many more operations a step has after its last `fit`, traced without
+        found: "seconds", of a step: turn -> epochs; and "operations": turn -> how
+            many more operations a step has after its last `fit`, traced without
             callbacks, than one that never met any.
     """
-    rounds = {
-        name: [float(np.median(epochs)) for epochs in found["seconds"][name]]
-        for name in found["seconds"]
-    }
     lines = [line(HEAD), "|---|---:|---:|---:|---:|"]
-    for name, own in rounds.items():
+    for name, own in found["seconds"].items():
         cells = [name, f"{1000 * np.median(own):.3f}"]
         if name == NONE:
             cells += ["", ""]
         else:
-            middle, low, high = overhead(own, rounds[NONE])
+            middle, low, high = overhead(own, found["seconds"][NONE])
             cells += [f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}"]
         lines.append(line([*cells, f"{found['operations'][name]} operations"]))
     return "\n".join(lines)

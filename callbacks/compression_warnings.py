@@ -32,10 +32,15 @@ def told_by_chief() -> Iterator[None]:
 def warn_of_adaptive_optimizer(
     optimizer: Any, compressor: compression.Compressor
 ) -> None:
-    """Warns of what no theory covers: a lossy compressor under Adam and its like."""
+    """Warns of what no theory covers: a lossy compressor under Adam and its like.
+
+    Args:
+        optimizer: What the compressed sums are given to.
+        compressor: The compressor.
+    """
     kinds = type(keras_names.innermost(optimizer)).__mro__
     name = next((kind.__name__ for kind in kinds if kind.__name__ in _ADAPTIVE), "")
-    if not name or isinstance(compressor, compression.NoCompression):
+    if not name or not compressor.feedback:  # rounded to 16 bits, say
         return
     with told_by_chief():
         warnings.warn(

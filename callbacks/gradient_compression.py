@@ -309,7 +309,7 @@ class GradientCompression(Placed):
                 min_size=self.min_size,
             )
         self._agree("compressed gradients", {"fingerprint": fused.fingerprint()})
-        say_what_stays(kinds)
+        say_what_stays(kinds, fused)
         self._figures.begin_sum()
         result = CompressedSum(
             fused,

@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfdist
 from tests.parallel.training import regression
@@ -15,9 +16,14 @@ from tfdist.callbacks.compression_start import (
     steps_before,
     warmup_steps_of,
 )
-from tfdist.callbacks.compression_warnings import warn_of_adaptive_optimizer
-from tfdist.compression import PowerSGD, names
+from tfdist.callbacks.compression_warnings import (
+    say_what_stays,
+    warn_of_adaptive_optimizer,
+)
+from tfdist.compression import Fused, PowerSGD, names
 from tfdist.gradients.attach import path_of
+from tfdist.gradients.compressed import slots_of
+from tfdist.gradients.reduction import Kind
 from tfdist.strategies import fits
 
 schedules = keras.optimizers.schedules
@@ -141,6 +147,16 @@ def test_adaptive_optimizers_are_warned_of(optimizer, compressor, warns):
         warn_of_adaptive_optimizer(scaled, compression.get(compressor))
     assert len(caught) == warns
     assert not warns or f"with {optimizer}" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [("topk", 40, False), ("topk", 4, True), ("none", 4, False)],
+)
+def test_it_says_so_if_nothing_is_large_enough(name, rows, said, caplog):
+    kinds = [Kind("0.kernel", (rows, 40), tf.float32, False)]
+    say_what_stays(kinds, Fused(compression.get(name), slots_of(kinds), 2))
+    assert ("compresses nothing" in caplog.text) == said
 
 
 def trained(callbacks):

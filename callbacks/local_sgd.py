@@ -15,7 +15,6 @@ from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.local_steps import OuterSteps, OwnGradients
 from tfdist.gradients.method import PLAIN
 from tfdist.strategies import fits, synchronize
-from tfdist.strategies.steps import replica_statistics
 
 from .arguments import checked_integer, require_own_strategy
 from .place import Placed
@@ -32,10 +31,10 @@ class LocalSGD(Placed):
         w = mean over the replicas of w_i
 
     or, with an outer optimizer, o - mean(w_i) is its gradient at the last common
-    weights o (with Nesterov momentum: DiLoCo). Moving statistics are averaged too;
-    the optimizer's own state stays with each replica. With `sync_every=1` and plain
-    SGD the result is that of one process; otherwise this is another algorithm, whose
-    accuracy has to be compared.
+    weights o (with Nesterov momentum: DiLoCo). Moving statistics are averaged too, and
+    whatever else layers learn without gradients; the optimizer's own state stays with
+    each replica. With `sync_every=1` and plain SGD the result is that of one process;
+    otherwise this is another algorithm, whose accuracy has to be compared.
 
     `GradientCompression`, placed after it, compresses what is exchanged: the
     differences of the weights. Metrics are still summed in every step. With one
@@ -163,10 +162,14 @@ class LocalSGD(Placed):
         self._restored = dict(states[0]) if known else None
 
     def _outer_steps(self, path: GradientPath) -> OuterSteps:
-        weights, statistics = (
-            self.model.trainable_variables,
-            replica_statistics(self.model),
-        )
+        weights = self.model.trainable_variables
+        # Also what plain training leaves equal, since it only depends on the weights.
+        statistics = [
+            variable
+            for layer in self.model._flatten_layers()
+            for variable in keras_names.made_untrainable(layer)
+            if variable.dtype.startswith(("float", "bfloat"))
+        ]
         if self._outer and self._outer.works_for(path, weights, statistics):
             return self._outer
         kind = type(self.outer_optimizer)

@@ -211,7 +211,8 @@ def local_broken_off(setting: Setting) -> Results:
         unit = keras.constraints.UnitNorm()
         dense = layers.Dense(6, activation="tanh", kernel_constraint=unit)
         normal = layers.BatchNormalization()
-        return keras.Sequential([keras.Input((8,)), dense, normal, layers.Dense(1)])
+        last = layers.SpectralNormalization(layers.Dense(1))
+        return keras.Sequential([keras.Input((8,)), dense, normal, last])
 
     model = compile_under(setting, build, lambda: keras.optimizers.SGD(0.1), "mse")
     if setting.replicas == 1:

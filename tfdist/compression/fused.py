@@ -172,7 +172,7 @@ class Fused:
         if self.compressor.reveals:
             finite = tf.constant(True)  # small ones are summed as they are
         else:
-            finite = all_finite([*corrected, *small])
+            finite = all_finite([*corrected, *small], self.ranks)
         finite = tf.logical_and(finite, others_finite)
         if not self.compressor.robust:
             harmless = harmless_if(finite, [*corrected, *small])

@@ -31,6 +31,10 @@ class Figures:
         self.steps, self._compressed = state
         self._timed = 0
 
+    def begin_sum(self) -> None:
+        """Notes that another sum compresses from now on, which has its own clock."""
+        self._seconds = 0.0
+
     @property
     def state(self) -> list[int]:
         """The epoch's steps so far, and how many of them were compressed."""

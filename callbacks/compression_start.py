@@ -6,6 +6,7 @@ from typing import Any
 
 from tfdist.errors import explain
 from tfdist.gradients import keras_names
+from tfdist.strategies import fits
 
 _OF_UNKNOWN_LENGTH = 100  # steps without compression where their number is not known
 
@@ -41,10 +42,28 @@ def warmup_steps_of(optimizer: Any) -> int | None:
     puts in the place of the rate.
     """
     rate = keras_names.rate_of(optimizer)
-    steps = (
-        rate.get_config().get("warmup_steps") if hasattr(rate, "get_config") else None
-    )
+    try:
+        config = rate.get_config() if hasattr(rate, "get_config") else {}
+    except NotImplementedError:  # a user's own schedule need not have it
+        config = {}
+    steps = config.get("warmup_steps")
     return int(steps) if steps else None
+
+
+def steps_before(model: Any, steps: int | None, warmup_steps: int | None) -> int:
+    """Returns the steps of epochs that were made before a `fit`, by what it was told.
+
+    Args:
+        model: The model, in a `fit` whose `initial_epoch` tells it.
+        steps: Of an epoch; None if unknown.
+        warmup_steps: Steps in which the learning rate rises; a new optimizer makes
+            them in this `fit`, whatever was made before.
+    """
+    fit = fits.running(model)
+    before = fit.initial_epoch * (steps or 0) if fit is not None else 0
+    return (
+        min(before, keras_names.steps_of(model.optimizer)) if warmup_steps else before
+    )
 
 
 def checked_start(start_step: int | str) -> int | str:

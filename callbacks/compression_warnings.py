@@ -32,10 +32,15 @@ def told_by_chief() -> Iterator[None]:
 def warn_of_adaptive_optimizer(
     optimizer: Any, compressor: compression.Compressor
 ) -> None:
-    """Warns of what no theory covers: a lossy compressor under Adam and its like."""
+    """Warns of what no theory covers: a lossy compressor under Adam and its like.
+
+    Args:
+        optimizer: What the compressed sums are given to.
+        compressor: The compressor.
+    """
     kinds = type(keras_names.innermost(optimizer)).__mro__
     name = next((kind.__name__ for kind in kinds if kind.__name__ in _ADAPTIVE), "")
-    if not name or isinstance(compressor, compression.NoCompression):
+    if not name or not compressor.feedback:  # rounded to 16 bits, say
         return
     with told_by_chief():
         warnings.warn(
@@ -47,10 +52,25 @@ def warn_of_adaptive_optimizer(
         )
 
 
-def say_what_stays(kinds: Sequence[Kind]) -> None:
-    """Names the gradients that are not compressed because they are sparse."""
+def say_what_stays(kinds: Sequence[Kind], fused: compression.Fused) -> None:
+    """Names the sparse gradients, which are not compressed; and says if none is.
+
+    Args:
+        kinds: All gradients.
+        fused: What compresses the dense ones, some or none of them.
+    """
+    if not cluster.is_chief():
+        return
+    plain = isinstance(fused.compressor, compression.NoCompression)
+    if fused.slots and not fused.taken and not plain:
+        _logger.warning(
+            "GradientCompression compresses nothing: none of the %d dense gradients is "
+            "large enough for %s and min_size. HINT: Leave it out.",
+            len(fused.slots),
+            fused.compressor,
+        )
     sparse = [kind.path for kind in kinds if kind.sparse]
-    if sparse and cluster.is_chief():
+    if sparse:
         _logger.warning(
             "GradientCompression sends the sparse gradients of %s as they are.",
             ", ".join(sparse),

@@ -17,11 +17,12 @@ from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.compressed import CompressedSum, slots_of
 from tfdist.gradients.reduction import Kind, kinds_from_plain, plain_kinds
+from tfdist.strategies import fits
 
 from .arguments import checked_integer, require_own_strategy
 from .batches_made import batches_made
 from .compression_figures import Figures
-from .compression_start import checked_start, start_of, warmup_steps_of
+from .compression_start import checked_start, start_of, steps_before, warmup_steps_of
 from .compression_warnings import (
     say_what_is_left,
     say_what_stays,
@@ -56,9 +57,10 @@ class GradientCompression(Placed):
     Args:
         compressor: A name (`tfdist.compression.names()`) or an object such as
             `PowerSGD(rank=4)`.
-        start_step: The training step from which to compress. "auto": where the
-            warm-up of the learning rate ends, else 10 % of all steps, else 100. The
-            first execution is never compressed: it tells what the gradients are.
+        start_step: The training step from which to compress; those before `fit`'s
+            `initial_epoch` count. "auto": where the warm-up of the learning rate
+            ends, else 10 % of all steps, else 100. The first execution is never
+            compressed: it tells what the gradients are.
         error_feedback: True, False, or "auto": the compressor's default.
         residual_lr_correction: Counts residuals in steps of the weights, not in
             gradients: they are scaled when the learning rate changes.
@@ -117,6 +119,7 @@ class GradientCompression(Placed):
         self._start = 0
         self._steps = 0  # made in all epochs before this one
         self._figures = Figures()
+        fits.install()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything that can be known before the first step."""
@@ -126,13 +129,18 @@ class GradientCompression(Placed):
             return
         self._path = self._own_path(strategy)
         if self._trained not in (None, self.model):
-            self._sum, self._steps = None, 0  # it remembers another model's
+            self._sum, self._seen, self._steps = None, None, 0  # another model's
         self._trained = self.model
         self._agree("gradient compression", self._details())
         if self._sum is None:
-            warn_of_adaptive_optimizer(self.model.optimizer, self.compressor)
-        warm_up = warmup_steps_of(self._path.optimizer)
+            warn_of_adaptive_optimizer(self._path.optimizer, self.compressor)
+        warm_up = warmup_steps_of(self.model.optimizer)
+        if not (self._steps or self._epoch_before[0]):
+            steps = self.params.get("steps")
+            self._steps = steps_before(self.model, steps, warm_up)
         self._start = start_of(self.start_step, warm_up, self.params)
+        if self._path.forget_if_frozen():
+            self.model.make_train_function(force=True)
         if self._path.kinds is None:
             self._path.kinds = self._seen
         if self._sum is not None or self._restored is not None:
@@ -233,7 +241,7 @@ class GradientCompression(Placed):
         self._steps, self._epoch_before = first["steps"], list(first["epoch"])
         self._seen = kinds_from_plain(first["seen"])
         self._restored = list(states) if first["kinds"] is not None else None
-        self._sum = None
+        self._sum = self._trained = None
 
     def _owes(self) -> bool:
         """Returns whether several replicas have left something to the only one."""
@@ -271,6 +279,10 @@ class GradientCompression(Placed):
     def _details(self) -> dict[str, Any]:
         return {name: str(value) for name, value in self.get_config().items()}
 
+    def _rate(self) -> Any:
+        path = cast(GradientPath, self._path)  # of the `fit` that is being traced
+        return keras_names.innermost(path.optimizer).learning_rate
+
     def _is_on(self) -> bool:
         return self._path is not None and self._path.method.reduction is self._sum
 
@@ -297,15 +309,13 @@ class GradientCompression(Placed):
                 min_size=self.min_size,
             )
         self._agree("compressed gradients", {"fingerprint": fused.fingerprint()})
-        say_what_stays(kinds)
-        base = keras_names.innermost(path.optimizer)
+        say_what_stays(kinds, fused)
+        self._figures.begin_sum()
         result = CompressedSum(
             fused,
             kinds,
             strategy,
-            learning_rate=(
-                (lambda: base.learning_rate) if self.residual_lr_correction else None
-            ),
+            learning_rate=self._rate if self.residual_lr_correction else None,
             # XLA, which Keras uses where there is one replica, cannot read the clock.
             timed=self.log and strategy.num_replicas_in_sync > 1,
         )

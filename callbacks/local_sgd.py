@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
@@ -13,8 +14,7 @@ from tfdist.gradients import keras_names
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.local_steps import OuterSteps, OwnGradients
 from tfdist.gradients.method import PLAIN
-from tfdist.strategies import synchronize
-from tfdist.strategies.steps import replica_statistics
+from tfdist.strategies import fits, synchronize
 
 from .arguments import checked_integer, require_own_strategy
 from .place import Placed
@@ -31,10 +31,10 @@ class LocalSGD(Placed):
         w = mean over the replicas of w_i
 
     or, with an outer optimizer, o - mean(w_i) is its gradient at the last common
-    weights o (with Nesterov momentum: DiLoCo). Moving statistics are averaged too;
-    the optimizer's own state stays with each replica. With `sync_every=1` and plain
-    SGD the result is that of one process; otherwise this is another algorithm, whose
-    accuracy has to be compared.
+    weights o (with Nesterov momentum: DiLoCo). Moving statistics are averaged too, and
+    whatever else layers learn without gradients; the optimizer's own state stays with
+    each replica. With `sync_every=1` and plain SGD the result is that of one process;
+    otherwise this is another algorithm, whose accuracy has to be compared.
 
     `GradientCompression`, placed after it, compresses what is exchanged: the
     differences of the weights. Metrics are still summed in every step. With one
@@ -86,13 +86,16 @@ class LocalSGD(Placed):
             )
         self.outer_optimizer = outer_optimizer
         self._outer: OuterSteps | None = None
-        self._trained: keras.Model | None = None
         self._restored: dict[str, Any] | None = None
+        self._ending = contextlib.ExitStack()
+        fits.install()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Makes the replicas' steps their own, from common weights on."""
+        self._ending.close()  # of a loop without `fit` that was broken off
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync == 1:
+            self._restored = None  # the weights will not be those it began with
             return
         require_own_strategy("LocalSGD", strategy)
         strategy.agree("local steps", {k: str(v) for k, v in self.get_config().items()})
@@ -101,13 +104,16 @@ class LocalSGD(Placed):
         path = cast(GradientPath, path_of(self.model.optimizer))
         self._refuse_moving_average()
         strategy.start_from_first(self.model)
-        if self._outer is None or self._trained is not self.model:
-            self._outer = self._outer_steps(path)
-            self._trained = self.model
-        outer = self._outer
+        outer = self._outer = self._outer_steps(path)
         if self._restored is not None:
             outer.assign(self._restored)
             self._restored = None
+        else:
+            outer.begin()
+        self._ending.callback(self._share_again, outer)
+        fit = fits.running(self.model)
+        if fit is not None:
+            fit.ending.enter_context(self._ending)
         outer.path.method = PLAIN
         path.method = dataclasses.replace(
             path.method,
@@ -156,16 +162,25 @@ class LocalSGD(Placed):
         self._restored = dict(states[0]) if known else None
 
     def _outer_steps(self, path: GradientPath) -> OuterSteps:
+        weights = self.model.trainable_variables
+        # Also what plain training leaves equal, since it only depends on the weights.
+        statistics = [
+            variable
+            for layer in self.model._flatten_layers()
+            for variable in keras_names.made_untrainable(layer)
+            if variable.dtype.startswith(("float", "bfloat"))
+        ]
+        if self._outer and self._outer.works_for(path, weights, statistics):
+            return self._outer
         kind = type(self.outer_optimizer)
         with self.model.distribute_strategy.scope():
             outer = kind.from_config(self.outer_optimizer.get_config())
-            return OuterSteps(
-                path,
-                self.model.trainable_variables,
-                replica_statistics(self.model),
-                outer,
-                self.sync_every,
-            )
+            return OuterSteps(path, weights, statistics, outer, self.sync_every)
+
+    def _share_again(self, outer: OuterSteps) -> None:
+        """Sees to common weights after a `fit` that broke off between two averages."""
+        if outer.since:
+            self.model.distribute_strategy.share_again(outer.replicated)
 
     def _refuse_moving_average(self) -> None:
         if keras_names.innermost(self.model.optimizer).use_ema:

@@ -25,7 +25,7 @@ MEASURED = [name for name, mode in MODES.items() if not mode.peer and name != RE
 EVERY_STRATEGY = ("partial batches", "gradients", "execution")
 FAST_GROUPS = {
     "default": ("fitting",),
-    "mirrored": (*EVERY_STRATEGY, "fitting", "data", "compression"),
+    "mirrored": (*EVERY_STRATEGY, "fitting", "data", "compression", "fits again"),
     "multiworker": (*EVERY_STRATEGY, "files", "custom loops"),
     "horovod-mpi": ("gradients",),
     "horovod-3": ("partial batches", "gradients"),

@@ -152,6 +152,18 @@ def test_a_sum_that_overflows_moves_nothing(ranks):
         assert not any(total.numpy().any() for total in result.totals)
 
 
+@pytest.mark.parametrize("compressor", ALL, ids=str)
+def test_one_element_whose_sum_overflows_is_not_applied(compressor):
+    """Also where no collective adds, but every rank what it has gathered."""
+    fused = fused_for(compressor, 2)
+    own = [tf.zeros(slot.shape) for slot in SLOTS]
+    own[0] = tf.tensor_scatter_nd_update(own[0], [[0, 0]], [3e38])
+    results, _ = step(fused, [own] * 2, [fused.init()] * 2)
+    for result in results:
+        assert all(np.isfinite(total.numpy()).all() for total in result.totals)
+        assert bool(result.finite) == any(t.numpy().any() for t in result.totals)
+
+
 @RANKS
 @pytest.mark.parametrize("compressor", ALL, ids=str)
 def test_zero_gradients_stay_zero(compressor, ranks):

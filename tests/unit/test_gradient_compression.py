@@ -5,15 +5,26 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfdist
 from tests.parallel.training import regression
 from tfdist import compression
 from tfdist.callbacks import GradientCompression, LocalSGD
-from tfdist.callbacks.compression_start import start_of, warmup_steps_of
-from tfdist.callbacks.compression_warnings import warn_of_adaptive_optimizer
-from tfdist.compression import PowerSGD, names
+from tfdist.callbacks.compression_start import (
+    start_of,
+    steps_before,
+    warmup_steps_of,
+)
+from tfdist.callbacks.compression_warnings import (
+    say_what_stays,
+    warn_of_adaptive_optimizer,
+)
+from tfdist.compression import Fused, PowerSGD, names
 from tfdist.gradients.attach import path_of
+from tfdist.gradients.compressed import slots_of
+from tfdist.gradients.reduction import Kind
+from tfdist.strategies import fits
 
 schedules = keras.optimizers.schedules
 
@@ -90,6 +101,32 @@ def test_warm_up_of_a_schedule():
     assert warmup_steps_of(keras.optimizers.SGD(schedules.CosineDecay(0.1, 9))) is None
 
 
+def test_a_schedule_need_not_have_a_config():
+    class Constant(schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1
+
+    assert warmup_steps_of(keras.optimizers.SGD(Constant())) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "warm_up", "seen", "before"),
+    [(10, None, 0, 30), (10, 5, 30, 30), (10, 5, 0, 0), (None, None, 0, 0)],
+)
+def test_steps_before_the_first_epoch(steps, warm_up, seen, before):
+    """A new optimizer warms up in this fit, whatever number its first epoch has."""
+    fits.install()
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.optimizer.iterations.assign(seen)
+    found = []
+    ask = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: found.append(steps_before(model, steps, warm_up))
+    )
+    model.fit(*regression(16), initial_epoch=3, epochs=4, verbose=0, callbacks=[ask])
+    assert found == [before]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "compressor", "warns"),
     [
@@ -97,6 +134,7 @@ def test_warm_up_of_a_schedule():
         ("Nadam", "powersgd", True),
         ("Adafactor", "sign", True),
         ("Adam", "none", False),
+        ("Adam", "fp16", False),
         ("SGD", "topk", False),
         ("Lion", "topk", False),
     ],
@@ -109,6 +147,16 @@ def test_adaptive_optimizers_are_warned_of(optimizer, compressor, warns):
         warn_of_adaptive_optimizer(scaled, compression.get(compressor))
     assert len(caught) == warns
     assert not warns or f"with {optimizer}" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [("topk", 40, False), ("topk", 4, True), ("none", 4, False)],
+)
+def test_it_says_so_if_nothing_is_large_enough(name, rows, said, caplog):
+    kinds = [Kind("0.kernel", (rows, 40), tf.float32, False)]
+    say_what_stays(kinds, Fused(compression.get(name), slots_of(kinds), 2))
+    assert ("compresses nothing" in caplog.text) == said
 
 
 def trained(callbacks):
@@ -181,6 +229,15 @@ def test_one_process_pays_what_several_have_left(caplog):
     assert paid[0]["steps"] == 41 and not paid[0]["arrays"]["residual/0.kernel"].any()
     again, _, _ = after_steps(1, paid)
     np.testing.assert_array_equal(again, plain)
+
+
+def test_the_state_of_other_arguments_is_refused():
+    states = left_by_two()
+    for state in states:
+        state["arrays"]["q/0.kernel"] = np.zeros((1, 1), "f4")  # PowerSGD's
+    with pytest.raises(ValueError, match=r"a change in q/0\.kernel\.") as error:
+        after_steps(1, states)
+    assert "HINT: " in str(error.value)
 
 
 def test_one_process_does_not_pay_what_an_outer_optimizer_has_left(caplog):

@@ -132,6 +132,17 @@ class Compressor(ABC):
             )
         )
 
+    def _check_flags(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, bool):  # "no" would count as yes
+                self._refuse(
+                    f"{name} is on or off",
+                    repr(value),
+                    "True or False",
+                    f"Leave {name} out to get its default.",
+                )
+
     def _warn(self, text: str, hint: str) -> None:
         text = f"{type(self).__name__}: {text}\nHINT: {hint}"
         warnings.warn(text, stacklevel=4)

@@ -154,8 +154,13 @@ class Fused:
         state: State,
         rank: int | tf.Tensor,
         residual_scale: Scale = None,
+        others_finite: tf.Tensor | bool = True,
     ) -> Rounds[Step]:
-        """Yields the buffers of each round; see `reduce`."""
+        """Yields the buffers of each round; see `reduce`.
+
+        `others_finite` tells of gradients that travel elsewhere: all ranks skip the
+        step where it is False on one of them.
+        """
         if not gradients:
             return Step([], state, tf.constant(True))
         if self.ranks == 1:
@@ -167,7 +172,8 @@ class Fused:
         if self.compressor.reveals:
             finite = tf.constant(True)  # small ones are summed as they are
         else:
-            finite = all_finite([*corrected, *small])
+            finite = all_finite([*corrected, *small], self.ranks)
+        finite = tf.logical_and(finite, others_finite)
         if not self.compressor.robust:
             harmless = harmless_if(finite, [*corrected, *small])
             corrected, small = harmless[: len(corrected)], harmless[len(corrected) :]

@@ -104,6 +104,7 @@ class Int8(Compressor):
                 "a multiple of 4 from 4 to 64512",
                 "Pass block=256.",
             )
+        self._check_flags("stochastic")
         if self.stochastic:
             object.__setattr__(self, "unbiased", True)
 

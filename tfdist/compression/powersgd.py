@@ -88,13 +88,16 @@ class PowerSGD(Compressor):
                 "Pass rank=4.",
             )
         rate: Any = self.min_compression_rate
-        if not (isinstance(rate, int | float) and 0 < rate < float("inf")):
+        if isinstance(rate, bool) or not (
+            isinstance(rate, int | float) and 0 < rate < float("inf")
+        ):
             self._refuse(
                 "min_compression_rate says how much smaller factors have to be",
                 repr(rate),
                 "a number above 0",
                 "Pass min_compression_rate=2.",
             )
+        self._check_flags("warm_start", "alternate")
         if self.alternate and not self.warm_start:
             self._refuse(
                 "taking turns means to begin with the last value",

@@ -59,6 +59,7 @@ class RandomK(Compressor):
     def __post_init__(self) -> None:
         check_ratio(self, self.ratio)
         check_wire(self, self.wire)
+        self._check_flags("scaled")
         object.__setattr__(self, "linear", self.wire == "float32")
         if self.scaled:
             for attribute in ("contractive", "feedback"):

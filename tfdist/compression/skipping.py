@@ -11,8 +11,8 @@ from tfdist.compression.buffers import wire_dtype
 State = dict[str, tf.Tensor]
 
 
-def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns whether all tensors are finite.
+def all_finite(tensors: Sequence[tf.Tensor], ranks: int = 1) -> tf.Tensor:
+    """Returns whether all tensors are finite, also if several ranks add such.
 
     Told by their sums: one pass over the memory, where testing every element takes
     three. A sum that overflows counts as well; such a step would not survive anyway.
@@ -21,7 +21,8 @@ def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     for tensor in tensors:
         if tensor.dtype.is_floating:
             wide = wire_dtype(tensor.dtype)
-            sums.append(tf.math.is_finite(tf.reduce_sum(tf.cast(tensor, wide))))
+            total = ranks * tf.reduce_sum(tf.cast(tensor, wide))
+            sums.append(tf.math.is_finite(total))
     return tf.reduce_all(tf.stack(sums)) if sums else tf.constant(True)
 
 

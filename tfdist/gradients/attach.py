@@ -125,6 +125,7 @@ class GradientPath:
         self.optimizer = optimizer
         self.method: Method = PLAIN
         self.kinds: tuple[Kind, ...] | None = None
+        self._trained: list[Any] = []  # the model's weights when kinds were noted
         self.steps_per_update: int = base.gradient_accumulation_steps or 1
         self._model = weakref.ref(model) if model is not None else None
         self._reductions = 0
@@ -152,6 +153,14 @@ class GradientPath:
         """The strategy under which the optimizer was created."""
         return keras_names.strategy_of(self._base)
 
+    def forget_if_frozen(self) -> bool:
+        """Forgets the kinds if layers were frozen or unfrozen since; says whether."""
+        now, then = self._trainable(), self._trained
+        if self.kinds is None or list(map(id, now)) == list(map(id, then)):
+            return False
+        self.kinds = None
+        return True
+
     def move_to(self, optimizer: Any) -> None:
         """Goes on with an optimizer that has been put around the present one."""
         present = self.optimizer
@@ -177,6 +186,9 @@ class GradientPath:
                 )
             )
         self._model = weakref.ref(model)
+
+    def _trainable(self) -> list[Any]:
+        return [] if self.model is None else list(self.model.trainable_variables)
 
     def _enter(self, optimizer: Any, inner: Any) -> None:
         """Hooks what is called first, and the wrappers down to an inner optimizer."""
@@ -218,6 +230,7 @@ class GradientPath:
         self._reductions += 1
         places = [self._base._get_variable_index(v) for v in self._variables]
         self.kinds = kinds_of(gradients, self._variables, places)
+        self._trained = self._trainable()
         reduced = self.method.reduction(gradients, self.kinds)
         self._go_on = reduced.finite
         waiting.current().between(gradients, reduced.gradients)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfdist.compression.fused import Fused, Slot
 from tfdist.compression.residuals import RESIDUAL
 from tfdist.compression.rounds import perform
+from tfdist.compression.skipping import all_finite
 from tfdist.errors import explain
 from tfdist.gradients import waiting
 from tfdist.gradients.collectives import sum_slices
@@ -81,9 +82,12 @@ class CompressedSum:
         watch.go(own)
         scale, rate = self._residual_scale(last_rate)
         exchange = ReplicaExchange()
-        rounds = self.fused.rounds(own, state, exchange.rank, scale)
+        others = all_finite([gradients[index].values for index in sparse])
+        rounds = self.fused.rounds(own, state, exchange.rank, scale, others)
         step = perform(timed(rounds, watch), exchange)
         watch.stop(step.totals)
+        # A skipped step has not scaled the residuals.
+        rate = tf.where(step.finite, rate, last_rate)
         for name, value in {**step.state, RATE: rate}.items():
             self.variables[name].assign(value)
         if isinstance(watch, RunningStopwatch):
@@ -94,7 +98,10 @@ class CompressedSum:
         summed = sum_slices([results[index] for index in sparse])
         for index, total in zip(sparse, summed, strict=True):
             results[index] = total
-        return Reduced(results, step.finite)
+        finite = step.finite
+        if not dense:  # then nobody has voted; but these rows are those of all ranks
+            finite = all_finite([total.values for total in summed])
+        return Reduced(results, finite)
 
     def _residual_scale(self, last: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Returns last rate / this rate, 1 where one of them is 0; and this rate."""
@@ -132,7 +139,24 @@ class CompressedSum:
         }
 
     def assign(self, state: dict[str, np.ndarray]) -> None:
-        """Undoes `state`."""
+        """Undoes `state`.
+
+        Raises:
+            ValueError: The state is of another compressor or of other gradients.
+        """
+        wanted, given = _shapes(self.state()), _shapes(state)
+        if given != wanted:
+            changed = sorted(name for name, _ in wanted.items() ^ given.items())
+            raise ValueError(
+                explain(
+                    "What was saved does not fit the compressor and the gradients",
+                    received=f"a change in {', '.join(dict.fromkeys(changed))}",
+                    expected="the compressor, its parameters and the variables of the "
+                    "run that saved it",
+                    hint="Give GradientCompression the arguments it had; or begin a "
+                    "new run with the saved weights.",
+                )
+            )
         for name, variable in self.variables.items():
             copies = self._copies(variable)
             values = (
@@ -151,6 +175,10 @@ class CompressedSum:
 def slots_of(kinds: Sequence[Kind]) -> list[Slot]:
     """Returns the slots of the dense ones among gradients."""
     return [Slot(k.path, k.shape, k.dtype) for k in kinds if not k.sparse]
+
+
+def _shapes(state: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(value) for name, value in state.items()}
 
 
 def _on_each_replica(value: tf.Tensor) -> tf.Variable:

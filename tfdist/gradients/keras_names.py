@@ -78,6 +78,11 @@ def rate_of(optimizer: Any) -> Any:
     return innermost(optimizer)._learning_rate
 
 
+def steps_of(optimizer: Any) -> int:
+    """Returns how many batches an optimizer has seen: several make one update."""
+    return int(innermost(optimizer)._iterations.numpy())
+
+
 def variables_of(optimizer: Any) -> list[Any]:
     """Returns an optimizer's variables, also of Horovod's own optimizers.
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfdist.errors import explain
 from tfdist.gradients import lanes
 from tfdist.gradients.attach import GradientPath, attach, path_of
 from tfdist.gradients.collectives import replicas, sum_tensors
@@ -61,12 +63,15 @@ class OuterSteps:
         self._weights = list(weights)
         self._statistics = list(statistics)
         self._outer = outer_optimizer
-        self._steps = every * path.steps_per_update
+        self._every, self._steps = every, every * path.steps_per_update
         with tf.init_scope(), path.strategy.scope():
             self._outer_weights = [
                 keras.Variable(weight.numpy(), name=f"outer_{number}")
                 for number, weight in enumerate(self._weights)
             ]
+            # A mean need not satisfy what each replica's weights do.
+            for outer, weight in zip(self._outer_weights, self._weights, strict=True):
+                outer.constraint = weight.constraint
             outer_optimizer.build(self._outer_weights)
             attach(outer_optimizer)
             self._since = tf.Variable(
@@ -76,6 +81,21 @@ class OuterSteps:
             )
         self.path = cast(GradientPath, path_of(outer_optimizer))
         self.path.steps_per_update *= self._steps
+
+    def works_for(
+        self, path: GradientPath, weights: Sequence[Any], statistics: Sequence[Any]
+    ) -> bool:
+        """Returns whether it was made for these; see the arguments."""
+        known, given = (
+            [id(variable) for variable in variables]
+            for variables in (self.replicated, [*weights, *statistics])
+        )
+        return known == given and self._steps == self._every * path.steps_per_update
+
+    @property
+    def replicated(self) -> list[Any]:
+        """What each replica changes on its own: weights and statistics."""
+        return [*self._weights, *self._statistics]
 
     @property
     def variables(self) -> list[Any]:
@@ -90,15 +110,46 @@ class OuterSteps:
         """
         return {
             "variables": [variable.numpy() for variable in self.variables],
-            "since": int(self._copies_of_since()[0]),
+            "since": self.since,
         }
 
     def assign(self, state: dict[str, Any]) -> None:
-        """Undoes `state`."""
+        """Undoes `state`.
+
+        Raises:
+            ValueError: The state is of other weights or of another outer optimizer.
+        """
+        wanted = [tuple(variable.shape) for variable in self.variables]
+        given = [np.shape(value) for value in state["variables"]]
+        if given != wanted:
+            raise ValueError(
+                explain(
+                    "What was saved does not fit LocalSGD's outer optimizer",
+                    received=f"arrays of shapes {given}",
+                    expected=f"{wanted}",
+                    hint="Give LocalSGD the outer optimizer of the run that saved it, "
+                    "and the model its trainable layers; or begin a new run with the "
+                    "saved weights.",
+                )
+            )
         for variable, value in zip(self.variables, state["variables"], strict=True):
             variable.assign(value)
+        self._set_since(state["since"])
+
+    def begin(self) -> None:
+        """Begins at the model's weights, which all replicas share now."""
+        for outer, weight in zip(self._outer_weights, self._weights, strict=True):
+            outer.assign(weight.numpy())
+        self._set_since(0)
+
+    @property
+    def since(self) -> int:
+        """The steps since the last outer one; 0: all replicas share their values."""
+        return int(self._copies_of_since()[0])
+
+    def _set_since(self, steps: int) -> None:
         for copy in self._copies_of_since():
-            copy.assign(state["since"])
+            copy.assign(steps)
 
     def _copies_of_since(self) -> Sequence[Any]:
         strategy = self.path.strategy

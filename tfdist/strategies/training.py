@@ -240,6 +240,16 @@ class KerasTraining(_Strategy):
                     synchronize.send_from_first(self, new)
                     self._sent.update((id(variable), variable) for variable in new)
 
+    def share_again(self, variables: Sequence[Any]) -> None:
+        """Lets the next use of a model start from the first replica's values.
+
+        For variables that replicas have changed on their own, when it is not certain
+        that all processes can still be reached.
+        """
+        for variable in variables:
+            variable.assign(variable.numpy())  # of this process's first replica
+            self._sent.pop(id(variable), None)
+
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
         """Forgets at the end which variables were sent from rank 0 within.

@@ -19,6 +19,7 @@ ORDER = (
     "files",
     "custom_loops",
     "compression",
+    "fits_again",
     "consistency",
     "recovery",
     "recovery_states",

@@ -78,6 +78,7 @@ class RecoveredFit:
         self._schedule: Schedule
         self._base = 0  # steps made before this epoch
         self._is_due = False  # at the end of this epoch at the latest
+        self._newest = 0  # the step of the newest checkpoint
         self._broken_off = False  # within this epoch, by another callback
         self._logs: Any = None  # of the last batch
         self._metrics: Arrays = {}  # before validation
@@ -186,7 +187,8 @@ class RecoveredFit:
         self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
         if self._preemption.due():
             self._leave(position)
-        if self._steps is not None and position.batch >= self._steps:
+        steps = position.length if self._steps is None else self._steps
+        if steps is not None and position.batch >= steps:
             return  # the end of the epoch is a simpler place
         self._broken_off = self._model.stop_training
         if self._is_due or self._broken_off:
@@ -215,7 +217,8 @@ class RecoveredFit:
         if self._preemption.due():
             self._leave(self._course.next_epoch())
         last = epoch + 1 >= self._epochs or self._model.stop_training
-        if self._is_due or self._each_epoch or last:
+        lacks_end = self._newest == self._place.step
+        if self._is_due or self._each_epoch or last or lacks_end:
             self._save(self._course.next_epoch())
 
     def finish(self) -> tuple[Place, list[History]]:
@@ -248,7 +251,7 @@ class RecoveredFit:
         self._earlier, self._place = resumption.earlier, place
         if not complete:
             self._place = dataclasses.replace(place, epochs=self._epochs, stopped=False)
-        self.resumed_step = place.step
+        self.resumed_step = self._newest = place.step
         rest = "where this fit is complete" if complete else "later ones are made again"
         changes = "".join(f"; {change}" for change in resumption.changes)
         self._say("goes on in %s from %s, %s%s", place, rest, changes)
@@ -299,6 +302,7 @@ class RecoveredFit:
             earlier=self._earlier,
         )
         self._writer.submit(self._place.step, part)
+        self._newest = self._place.step
         now = time.monotonic()
         self._schedule.saved(self._place.step, now, now - began)
         self._is_due = False

@@ -54,8 +54,9 @@ def part_of(
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
     }
+    at_end = place.batch == 0  # of an epoch, whose last step may be saved already
     if not chief:
-        return Part(own=own, own_details=own_details)
+        return Part(own=own, own_details=own_details, replaces=at_end)
     strategy = model.distribute_strategy
     details = {
         "place": place.as_plain_data(),
@@ -68,11 +69,11 @@ def part_of(
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
         "data": split(data, "data", common),
-        "logs": split(logs if place.batch > 0 else None, "logs", common),
+        "logs": split(None if at_end else logs, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
-        "metrics": _numbers(logs) if place.batch == 0 else {},  # of these weights
+        "metrics": _numbers(logs) if at_end else {},  # of these weights
     }
-    return Part(own, common, details, own_details)
+    return Part(own, common, details, own_details, replaces=at_end)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import weakref
 from unittest import mock
 
@@ -250,6 +251,55 @@ def test_a_finished_run_returns_at_once(run):
     again = run.resumed(note)
     assert (steps, run.resumed_step) == ([], 12)
     assert not run.differences(whole, again)
+
+
+def of_unknown_length():
+    dataset = tf.data.Dataset.from_tensor_slices(regression(57))
+    return dataset.filter(lambda *row: True).batch(16)
+
+
+def epochs_ended(run):
+    """Start a finished run again; return the epochs whose ends are made once more."""
+    ends = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.append(epoch)
+    )
+    run.resumed(note)
+    return ends
+
+
+@pytest.mark.failure(23, 41)
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_a_save_due_after_the_last_batch_is_of_the_end_of_the_epoch(setting):
+    # Of the first epoch it is not known before that this batch is its last one.
+    run = Run(setting, data=of_unknown_length, shuffle=False)
+    whole = run.whole()
+    finished = run.fit(run.model(), run.recovery(4, keep_best="loss"))
+    store = Store(run.directory)
+    manifests = [store.manifest(step) for step in store.steps()]
+    assert [each.details["batch"] for each in manifests] == [0, 0, 0]
+    losses = [each.metrics["loss"] for each in reversed(manifests)]
+    assert losses == finished.history["loss"] == whole[1].history["loss"]
+    assert epochs_ended(run) == []
+
+
+@pytest.mark.failure(33, 41)
+def test_a_run_that_had_to_leave_in_its_last_validation_is_finished_once(setting):
+    class Leave(keras.callbacks.Callback):
+        batches = 0
+
+        def on_test_batch_end(self, batch, logs=None):
+            self.batches += 1
+            if self.batches == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = Run(setting, validation_data=regression(20))
+    whole = run.whole()
+    with pytest.raises(SystemExit):
+        run.fit(run.model(), run.recovery(100), Leave())
+    assert not run.differences(whole, run.resumed())
+    assert run.resumed_step == 12
+    assert epochs_ended(run) == []
 
 
 @pytest.mark.failure(41)

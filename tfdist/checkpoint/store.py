@@ -115,6 +115,7 @@ class Store:
         self._finite_only = finite_only
         self._session = ""  # while it is open
         self._done: set[int] = set()  # steps that this store has saved or loaded
+        self._final: set[int] = set()  # those of them that nothing replaces any more
         self._aborted = threading.Event()
         self.path = path
         self.rank = rank
@@ -193,8 +194,9 @@ class Store:
         """Saves this rank's part of a step; the chief commits the step.
 
         Every rank calls it, in any thread, one step after the other. A step that this
-        store has saved or loaded is left as it is. One of an earlier session is
-        replaced, at the moment when the new one is there.
+        store has saved or loaded is left as it is, unless the part replaces it, which
+        one may. That, or one of an earlier session, is replaced at the moment when the
+        new one is there.
 
         Returns:
             Once the step is committed (chief), or this rank's part durable (others).
@@ -207,7 +209,8 @@ class Store:
         check_step(step)
         if not self._session:
             raise RuntimeError("The store is not open.\nHINT: Call open() before.")
-        if step in self._done:
+        again = step in self._done
+        if step in self._final or (again and not part.replaces):
             return
         saving = Saving(
             directory=self._directory,
@@ -216,10 +219,13 @@ class Store:
             rank=self.rank,
             size=self.size,
             finite_only=self._finite_only,
+            again=again,
         )
         with explaining(f"Step {step} could not be saved", self.path):
             manifest = self._save(saving, part)
         self._done.add(step)
+        if part.replaces:
+            self._final.add(step)
         if manifest is not None:
             self._retain(manifest)
 

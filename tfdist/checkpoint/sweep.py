@@ -8,10 +8,11 @@ from tfdist.checkpoint import manifest as manifests
 from tfdist.checkpoint.directory import Directory
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.manifest import Manifest
+from tfdist.checkpoint.parts import is_second
 
 # What a save leaves in a folder. Anything else is somebody's, and stays.
 _OWN = re.compile(
-    r"(common|rank-\d{4,}-of-\d{4,})-[0-9a-f]{8}\.safetensors(\.json)?(\.tmp)?"
+    r"(common|rank-\d{4,}-of-\d{4,})-[0-9a-f]{8}(-2)?\.safetensors(\.json)?(\.tmp)?"
     r"|MANIFEST\.json(\.tmp)?"
 )
 
@@ -61,8 +62,15 @@ def sweep_probes(directory: Directory) -> None:
 
 
 def tidy(directory: Directory, manifest: Manifest) -> None:
-    """Removes the notes of a step that was just committed, and an older session's."""
-    _clear(directory, manifest.step, {manifests.NAME, *manifest.files})
+    """Removes the notes of a step that was just committed, and what it has replaced.
+
+    What replaces it in turn stays: other ranks may have handed that in already.
+    """
+    names = directory.files.names(directory.folder(manifest.step))
+    coming = {name for name in names if is_second(name, manifest.session)}
+    if coming.intersection(manifest.files):
+        coming = set()
+    _clear(directory, manifest.step, {manifests.NAME, *manifest.files, *coming})
 
 
 def _needed(directory: Directory, step: int) -> set[str] | None:

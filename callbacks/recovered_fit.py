@@ -12,6 +12,7 @@ import keras
 
 from tfdist import cluster
 from tfdist.checkpoint.position import Position
+from tfdist.checkpoint.retention import Best
 from tfdist.checkpoint.snapshot import Arrays, Snapshot
 from tfdist.checkpoint.store import Part, Store
 from tfdist.checkpoint.writer import Writer
@@ -23,7 +24,13 @@ from tfdist.strategies.course import course_of
 from tfdist.strategies.steps import replaced
 
 from . import keras_states
-from .recovery_model import refuse_other_optimizers, running_fit, unknown_to_keras
+from .recovery_best import BestMetric
+from .recovery_model import (
+    refuse_another_model,
+    refuse_other_optimizers,
+    running_fit,
+    unknown_to_keras,
+)
 from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
 from .recovery_resume import Resumption, part_of
@@ -47,7 +54,8 @@ class RecoveredFit:
         store: Of the directory; not open yet.
         place: Where the training was at the end of the `fit` before.
         earlier: The histories of the fits before.
-        each_epoch: Whether to save at the end of every epoch, too.
+        best: By which metric the best stays; the end of every epoch is saved then.
+        others: Whether another model was trained in this directory and process.
 
     Attributes:
         resumed_step: The step of the checkpoint that it went on from, if any.
@@ -61,15 +69,18 @@ class RecoveredFit:
         place: Place,
         earlier: Sequence[History],
         *,
-        each_epoch: bool = False,
+        best: Best | None = None,
+        others: bool = False,
     ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._store = store
         self._place = place
         self._earlier = list(earlier)
-        self._each_epoch = each_epoch
+        self._each_epoch = best is not None
+        self._others = others
         self._call = running_fit(model)
+        self._best = BestMetric(best, self._call, callbacks)
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
@@ -112,6 +123,8 @@ class RecoveredFit:
             if self._place.step:  # saved in this process, and removed by the user
                 self._place, self._earlier = Place(), []
             return
+        if self._others:
+            refuse_another_model(model_name=self._model.name, path=self.directory)
         resumption = Resumption(self._model, self._callbacks, checkpoint)
         if resumption.place.fit >= self._place.fit:  # else this one has made none yet
             self._resumption = resumption
@@ -135,6 +148,7 @@ class RecoveredFit:
         model, strategy = self._model, self._model.distribute_strategy
         refuse_other_optimizers(model)
         try_states(self._callbacks)
+        self._best.refuse_unknown()
         self._epochs, self._steps = epochs, steps
         with strategy.scope():
             if model.optimizer is not None and not model.optimizer.built:
@@ -214,6 +228,9 @@ class RecoveredFit:
             self._place, epoch=epoch + 1, batch=0, stopped=stopped
         )
         self._logs, self._metrics = logs, {}
+        missing = self._best.missing_in(logs)
+        if missing:
+            self._say("keeps no best checkpoint in %s: %s", missing.removesuffix("."))
         if self._preemption.due():
             self._leave(self._course.next_epoch())
         last = epoch + 1 >= self._epochs or self._model.stop_training

@@ -139,6 +139,10 @@ class Run:
         self.resumed_step: int | None = None
 
     def model(self) -> keras.Model:
+        """Return a new model, as a script does that is started again."""
+        from tfdist.callbacks import checkpoint_recovery
+
+        checkpoint_recovery._LAST.clear()
         keras.utils.set_random_seed(5)
         build, optimizer, loss, compiled = self._make
         return compile_under(self.setting, build, optimizer, loss, **compiled)

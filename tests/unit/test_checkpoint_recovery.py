@@ -482,6 +482,62 @@ def test_one_directory_for_one_model(run):
         run.fit(run.model(), recovery)
 
 
+@pytest.mark.failure(41)
+def test_folds_in_one_directory_do_not_take_each_other_s_weights(run):
+    models = [run.model() for _ in range(3)]
+    run.fit(models[0], run.recovery())
+    with pytest.raises(ValueError, match=r"for each fold(.|\n)*HINT: Checkpoint"):
+        run.fit(models[1], run.recovery())
+    for number, model in enumerate(models):
+        fold = CheckpointRecovery(run.directory / str(number), 3)  # as the hint says
+        assert run.fit(model, fold).epoch == [0, 1, 2]
+        assert fold.resumed_step is None
+    shutil.rmtree(run.directory)  # to begin anew in it is no mistake
+    assert run.fit(models[1], run.recovery()).epoch == [0, 1, 2]
+
+
+VALIDATED = {"validation_data": regression(20), "validation_freq": 2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "excerpts"),
+    [
+        ("val_mea", VALIDATED, ["loss, mae, val_loss, val_mae", "('val_mae', 'max')"]),
+        ("val_mae", {}, ["loss, mae", "validation_data"]),
+        ("mae", {}, []),
+        ("val_mae", VALIDATED, []),
+        ("val_loss", {"validation_split": 0.2}, []),
+    ],
+)
+def test_a_best_metric_that_cannot_be_there_is_refused_before_the_first_step(
+    setting, caplog, metric, options, excerpts
+):
+    run = Run(setting, compiled={"metrics": ["mae"]}, **options)
+    model, recovery = run.model(), run.recovery(keep_best=(metric, "max"))
+    if not excerpts:
+        run.fit(model, recovery)
+        assert "keeps no best" not in caplog.text
+        return
+    with pytest.raises(ValueError, match="keep_best") as error:
+        run.fit(model, recovery)
+    assert all(excerpt in str(error.value) for excerpt in excerpts)
+    assert model.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("metric", ["bleu", "blue", "val_loss"])
+def test_a_best_metric_that_a_callback_might_have_added_is_told_of_once(
+    run, caplog, metric
+):
+    class Score(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["bleu"] = float(epoch)
+
+    run.fit(run.model(), run.recovery(keep_best=(metric, "max")), Score())
+    assert caplog.text.count("keeps no best") == (metric != "bleu")
+    assert caplog.text.count("HINT: keep_best=('bleu', 'max')") == (metric == "blue")
+    assert len(Store(run.directory).steps()) == 3
+
+
 @pytest.mark.failure(10)
 @pytest.mark.parametrize("every", [4, 3])  # epochs have 4 steps
 def test_the_best_checkpoint_stays(run, every):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tfdist import cluster
 from tfdist.checkpoint.store import Store
 from tfdist.errors import explain
-from tfdist.strategies import fits
+from tfdist.strategies import draws, fits
 
 from .arguments import checked_integer, checked_path, require_own_strategy
 from .place import Placed
@@ -121,7 +121,7 @@ class CheckpointRecovery(Placed):
         self._trained: Any = None  # a weak reference to the model
         self._fit: RecoveredFit
         self._logs: Any = None  # of the last epoch
-        fits.install()
+        fits.wrap("fit", draws.noted)
 
     @property
     def resumed_step(self) -> int | None:
@@ -172,10 +172,20 @@ class CheckpointRecovery(Placed):
     def after_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Lets a resumed epoch go on exactly."""
         self._fit.begin_epoch(epoch)
+        self._fit.draws.watch()
 
     def before_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Lets a resumed epoch go on exactly."""
+        self._fit.draws.look()
         self._fit.begin_batch()
+
+    def after_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes that no callback draws from here on."""
+        self._fit.draws.watch()
+
+    def before_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes that callbacks may draw from here on."""
+        self._fit.draws.look()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Does nothing; that it is there makes Keras call all hooks in this thread."""
@@ -196,6 +206,7 @@ class CheckpointRecovery(Placed):
     def after_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time."""
         self._fit.end_batch(logs)
+        self._fit.draws.watch()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Notes the logs, to which callbacks later in the list may add."""

@@ -25,6 +25,7 @@ from tfdist.strategies.steps import replaced
 
 from . import keras_states
 from .recovery_best import BestMetric
+from .recovery_draws import Draws
 from .recovery_model import (
     refuse_another_model,
     refuse_other_optimizers,
@@ -59,6 +60,7 @@ class RecoveredFit:
 
     Attributes:
         resumed_step: The step of the checkpoint that it went on from, if any.
+        draws: What is drawn at random, to be told when callbacks begin and end.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class RecoveredFit:
         self._others = others
         self._call = running_fit(model)
         self._best = BestMetric(best, self._call, callbacks)
+        self.draws = Draws(self._call)
         self._ranks = Ranks(model.distribute_strategy)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
@@ -165,7 +168,9 @@ class RecoveredFit:
             self._place, epoch=0, batch=0, epochs=epochs, stopped=False
         )
         if self._resumption is None:
-            self._say_what_is_not_repeatable()
+            self._say_what_is_not_repeatable(
+                [*self._course.findings, *unknown_to_keras(self._model)]
+            )
         elif self._resumption.place.fit > self._place.fit:
             self._skip(self._resumption)
         else:
@@ -198,6 +203,8 @@ class RecoveredFit:
         )
         progress.reach(self._place.step)
         self._logs, self._metrics = logs, {}
+        if self.resumed_step is None:
+            self._say_what_is_not_repeatable(self.draws.findings())
         self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
         if self._preemption.due():
             self._leave(position)
@@ -324,8 +331,7 @@ class RecoveredFit:
         self._schedule.saved(self._place.step, now, now - began)
         self._is_due = False
 
-    def _say_what_is_not_repeatable(self) -> None:
-        findings = [*self._course.findings, *unknown_to_keras(self._model)]
+    def _say_what_is_not_repeatable(self, findings: Sequence[str]) -> None:
         if findings:
             self._say(
                 "will not be able to repeat all that went on before a step of %s: %s",

@@ -638,6 +638,75 @@ def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(run):
     assert steps == []
 
 
+class Noisy(layers.Layer):
+    """Adds noise, drawn by TensorFlow in one way or another, or by Keras."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, inputs):
+        noise = {
+            "normal": lambda: tf.random.normal(tf.shape(inputs), seed=3),
+            "in a function": tf.function(lambda: tf.random.uniform(tf.shape(inputs))),
+            "in a branch": lambda: tf.cond(
+                tf.reduce_sum(inputs) > 0,
+                lambda: tf.random.truncated_normal(tf.shape(inputs)),
+                lambda: tf.zeros_like(inputs),
+            ),
+            "keras": lambda: keras.random.normal(
+                keras.ops.shape(inputs), seed=self.seeds
+            ),
+        }
+        return inputs + noise[self.draw]()
+
+
+@pytest.mark.failure(22)
+@pytest.mark.parametrize(
+    ("draw", "operation"),
+    [
+        ("normal", "RandomStandardNormal"),
+        ("in a function", "RandomUniform"),
+        ("in a branch", "TruncatedNormal"),
+        ("keras", None),
+    ],
+)
+def test_draws_of_tensorflow_in_a_step_are_said_at_the_start(
+    setting, caplog, draw, operation
+):
+    run = Run(
+        setting,
+        build=lambda: Outer(Noisy(draw), layers.Dense(1)),
+        compiled={"steps_per_execution": 2},
+    )
+    run.fit(run.model(), run.recovery())
+    assert caplog.text.count("training step draws") == (operation is not None)
+    assert operation is None or f"({operation})" in caplog.text
+    if operation is None:  # the control: these are repeated
+        run.check(after=4, step=6)
+
+
+@pytest.mark.failure(22)
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_py_dataset_that_draws_from_numpy_is_said_at_the_start(
+    setting, caplog, draws
+):
+    class Drawing(Batches):
+        def __getitem__(self, index):
+            inputs, targets = super().__getitem__(index)
+            return inputs + (np.random.rand() if draws else 0.5), targets
+
+    drawn = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: drawn.append(np.random.rand()),
+        on_train_batch_end=lambda batch, logs: drawn.append(np.random.rand()),
+    )
+    run = Run(setting, data=Drawing)
+    run.fit(run.model(), run.recovery(), note)
+    assert caplog.text.count("NumPy's global generator") == draws
+
+
 class Batches(keras.utils.PyDataset):
     """Four batches, which Keras shuffles from Python's random state."""
 

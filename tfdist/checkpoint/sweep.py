@@ -66,11 +66,9 @@ def tidy(directory: Directory, manifest: Manifest) -> None:
 
     What replaces it in turn stays: other ranks may have handed that in already.
     """
-    names = directory.files.names(directory.folder(manifest.step))
-    coming = {name for name in names if is_second(name, manifest.session)}
-    if coming.intersection(manifest.files):
-        coming = set()
-    _clear(directory, manifest.step, {manifests.NAME, *manifest.files, *coming})
+    needed = {manifests.NAME, *manifest.files}
+    coming = None if is_second(manifest.common, manifest.session) else manifest.session
+    _clear(directory, manifest.step, needed, coming)
 
 
 def _needed(directory: Directory, step: int) -> set[str] | None:
@@ -81,9 +79,13 @@ def _needed(directory: Directory, step: int) -> set[str] | None:
         return None
 
 
-def _clear(directory: Directory, step: int, keep: set[str]) -> list[str]:
+def _clear(
+    directory: Directory, step: int, keep: set[str], coming: str | None = None
+) -> list[str]:
     folder = directory.folder(step)
     names = [name for name in directory.files.names(folder) if _OWN.fullmatch(name)]
+    if coming is not None:
+        names = [name for name in names if not is_second(name, coming)]
     doomed = [name for name in names if name not in keep]
     for name in doomed:
         directory.files.remove(f"{folder}/{name}")

@@ -3,9 +3,10 @@
     tfdist run -np 2 --max-restarts 9 -m tests.recovery.training [ORDER...]
 
 Files are in the working folder. An order is RESTART:RANK:MOMENT:SIGNAL, such as
-0:1:step-7:KILL. Moments: start (before `fit`), step-N, validation-N and save-N (once N
-steps are complete; in a save, its first file is written and has no name yet). And
-forget:PATTERN leaves variables out of what is put back.
+0:1:step-7:KILL. Moments: start (before `fit`), restore (while the others wait for what
+this rank finds in the directory), step-N, validation-N and save-N (once N steps are
+complete; in a save, its first file is written and has no name yet). And forget:PATTERN
+leaves variables out of what is put back.
 """
 
 import os
@@ -32,6 +33,7 @@ import tfdist  # noqa: E402
 from tests.recovery.launched import INTERVAL  # noqa: E402
 from tests.resumed_runs import forgetting  # noqa: E402
 from tfdist.checkpoint.local import LocalFileSystem  # noqa: E402
+from tfdist.checkpoint.store import Store  # noqa: E402
 
 STEPS = 10  # of an epoch
 EPOCHS = 3
@@ -90,6 +92,17 @@ def obey_while_saving(obedience: Obedience) -> None:
     LocalFileSystem.replace = watched
 
 
+def obey_while_restoring(obedience: Obedience) -> None:
+    """Makes the reading of a checkpoint a moment."""
+    verify = Store.verify
+
+    def watched(self, *arguments):
+        obedience.reach("restore")
+        return verify(self, *arguments)
+
+    Store.verify = watched
+
+
 def main(orders: list[str]) -> None:
     tfdist.set_seed(1)
     with tfdist.strategy("auto").scope():
@@ -110,6 +123,7 @@ def main(orders: list[str]) -> None:
     dataset = dataset.shuffle(len(labels), seed=5).batch(16)
     obedience = Obedience(orders)
     obey_while_saving(obedience)
+    obey_while_restoring(obedience)
     obedience.set_model(model)
     obedience.reach("start")
     recovery = tfdist.callbacks.CheckpointRecovery("saved", every_steps=INTERVAL)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tests.parallel.setting import Rendezvous, Setting
 from tests.parallel.training import regression, sgd
 from tests.resumed_runs import BreakOff, BrokenOffError, Run, state_of
-from tfdist.callbacks import CheckpointRecovery
+from tfdist.callbacks import CheckpointRecovery, keras_states
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.manifest import decode, encode
 from tfdist.checkpoint.store import Store
@@ -616,6 +616,47 @@ def test_a_user_s_callback_may_reset_itself_when_fit_or_an_epoch_begins(setting)
     run.check()
     for callback in (kept[0], kept[-1]):
         assert (callback.batches, callback.epochs) == ([12], [0, 1, 2])
+
+
+@pytest.mark.failure(24)
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_model_checkpoint_goes_on_with_its_best_and_its_batches(
+    setting, monkeypatch, forgotten
+):
+    files = setting.directory / "files"
+
+    def callbacks():
+        rates = iter([0.1, 0.1, 10.0, 10.0] if restarted[-1] == 0 else [10.0, 10.0])
+        best, often = "best-{epoch}.keras", "often-{epoch}-{batch}.keras"
+        return [
+            keras.callbacks.LearningRateScheduler(lambda epoch: next(rates)),
+            keras.callbacks.ModelCheckpoint(
+                files / str(len(restarted)) / best, "loss", save_best_only=True
+            ),
+            keras.callbacks.ModelCheckpoint(
+                files / str(len(restarted)) / often, save_freq=3
+            ),
+        ]
+
+    def saved():
+        return {path.name for path in (files / str(len(restarted))).glob("*")}
+
+    if forgotten:  # the control
+        monkeypatch.delitem(keras_states._ATTRIBUTES, keras.callbacks.ModelCheckpoint)
+    run = Run(setting, callbacks, epochs=4)
+    restarted = [0]
+    run.whole()
+    whole = saved()
+    assert whole == {"best-1.keras", "best-2.keras"} | {
+        f"often-{name}.keras" for name in ("1-3", "2-2", "3-1", "3-4", "4-3")
+    }
+    restarted.append(0)
+    run.broken_off(11, 10, every=5)
+    before = saved()
+    restarted.append(10)
+    run.resumed()
+    assert run.resumed_step == 10
+    assert (before | saved() == whole) is not forgotten
 
 
 @pytest.mark.parametrize("method", ["get_state", "set_state"])

@@ -626,37 +626,26 @@ def test_model_checkpoint_goes_on_with_its_best_and_its_batches(
     files = setting.directory / "files"
 
     def callbacks():
-        rates = iter([0.1, 0.1, 10.0, 10.0] if restarted[-1] == 0 else [10.0, 10.0])
-        best, often = "best-{epoch}.keras", "often-{epoch}-{batch}.keras"
-        return [
-            keras.callbacks.LearningRateScheduler(lambda epoch: next(rates)),
-            keras.callbacks.ModelCheckpoint(
-                files / str(len(restarted)) / best, "loss", save_best_only=True
-            ),
-            keras.callbacks.ModelCheckpoint(
-                files / str(len(restarted)) / often, save_freq=3
-            ),
-        ]
+        rate = keras.callbacks.LearningRateScheduler(lambda n: 0.1 if n < 2 else 10.0)
+        kept = keras.callbacks.ModelCheckpoint
+        best = kept(files / "best-{epoch}.keras", "loss", save_best_only=True)
+        return [rate, best, kept(files / "often-{epoch}-{batch}.keras", save_freq=3)]
 
     def saved():
-        return {path.name for path in (files / str(len(restarted))).glob("*")}
+        return {path.stem for path in files.glob("*")}
 
     if forgotten:  # the control
         monkeypatch.delitem(keras_states._ATTRIBUTES, keras.callbacks.ModelCheckpoint)
     run = Run(setting, callbacks, epochs=4)
-    restarted = [0]
     run.whole()
     whole = saved()
-    assert whole == {"best-1.keras", "best-2.keras"} | {
-        f"often-{name}.keras" for name in ("1-3", "2-2", "3-1", "3-4", "4-3")
-    }
-    restarted.append(0)
+    batches = ("1-3", "2-2", "3-1", "3-4", "4-3")
+    assert whole == {"best-1", "best-2", *(f"often-{each}" for each in batches)}
+    shutil.rmtree(files)
     run.broken_off(11, 10, every=5)
-    before = saved()
-    restarted.append(10)
     run.resumed()
     assert run.resumed_step == 10
-    assert (before | saved() == whole) is not forgotten
+    assert (saved() == whole) is not forgotten
 
 
 @pytest.mark.parametrize("method", ["get_state", "set_state"])

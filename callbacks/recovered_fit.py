@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -34,7 +35,7 @@ from .recovery_model import (
 )
 from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
-from .recovery_resume import Resumption, part_of
+from .recovery_resume import Resumption, part_of, ranks_needed
 from .recovery_schedule import Schedule
 from .recovery_states import refuse_half_states, try_states
 
@@ -118,7 +119,8 @@ class RecoveredFit:
         open_together(self._ranks, self._store)
         # Where `fit` has failed, other ranks may be gone: nobody waits for them.
         self._call.ending.callback(self._writer.close, abort=True)
-        checkpoint, passed_over = newest_common(self._ranks, self._store)
+        needed = partial(ranks_needed, self._model)
+        checkpoint, passed_over = newest_common(self._ranks, self._store, needed)
         if passed_over:
             reasons = (f"step {step}: {why}" for step, why in passed_over.items())
             self._say("passes over checkpoints of %s: %s", "; ".join(reasons))

@@ -96,9 +96,9 @@ def obey_while_restoring(obedience: Obedience) -> None:
     """Makes the reading of a checkpoint a moment."""
     verify = Store.verify
 
-    def watched(self, *arguments):
+    def watched(self, step, **options):
         obedience.reach("restore")
-        return verify(self, *arguments)
+        return verify(self, step, **options)
 
     Store.verify = watched
 

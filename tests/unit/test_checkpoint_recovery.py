@@ -429,8 +429,8 @@ def test_the_checkpoint_is_not_kept_in_memory(run):
     loaded = []
     load = Store.load
 
-    def note(store, step):
-        loaded.append(weakref.ref(load(store, step)))
+    def note(store, *arguments):
+        loaded.append(weakref.ref(load(store, *arguments)))
         return loaded[0]()
 
     held = []

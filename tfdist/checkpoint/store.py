@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -162,10 +162,18 @@ class Store:
         """
         return self._directory.manifest(step)
 
-    def verify(self, step: int) -> str | None:
-        """Returns why a step cannot be used, or None: reads and hashes all of it."""
-        reason = self._directory.verify(step, self.run_id)
-        self._keeper.judge(step, reason)
+    def verify(self, step: int, *, together: bool = False) -> str | None:
+        """Returns why a step cannot be used, or None: reads and hashes all of it.
+
+        Args:
+            step: The step.
+            together: Whether all ranks verify it, each what all share and its part of
+                their own files; it is good if all say so.
+        """
+        share = (self.rank, self.size) if together else (0, 1)
+        reason = self._directory.verify(step, self.run_id, share)
+        if reason is not None or not together:
+            self._keeper.judge(step, reason)
         return reason
 
     def good_steps(self) -> Verified:
@@ -176,14 +184,19 @@ class Store:
             {step: reason for step, reason in reasons.items() if reason is not None},
         )
 
-    def load(self, step: int) -> Checkpoint:
+    def load(self, step: int, ranks: Collection[int] | None = None) -> Checkpoint:
         """Returns a step, of which every byte is the one that was saved.
+
+        Args:
+            step: The step.
+            ranks: Whose own files to read, where the ranks have verified it together;
+                None reads all.
 
         Raises:
             CheckpointError: It cannot be read, or is damaged (`DamagedError`).
         """
         try:
-            found = self._directory.load(step)
+            found = self._directory.load(step, ranks)
         except OSError as error:
             raise DamagedError(f"step {step} cannot be read: {error}") from error
         self._keeper.judge(step, None)

@@ -85,7 +85,8 @@ class RecoveredFit:
         self._call = running_fit(model)
         self._best = BestMetric(best, self._call, callbacks)
         self.draws = Draws(self._call)
-        self._ranks = Ranks(model.distribute_strategy)
+        # At the end others wait for the chief, which waits for their files.
+        self._ranks = Ranks(model.distribute_strategy, 2 * store.timeout)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
         self._resumption: Resumption | None = None  # until it is put back for good

@@ -26,10 +26,12 @@ class Ranks:
 
     Args:
         strategy: The model's strategy; without one of tfdist there is one process.
+        timeout: Seconds to wait for a rank that does more than the others.
     """
 
-    def __init__(self, strategy: Any) -> None:
+    def __init__(self, strategy: Any, timeout: float = 300.0) -> None:
         self._strategy = strategy if isinstance(strategy, KerasTraining) else None
+        self._timeout = timeout
 
     def agree(self, what: str, details: dict[str, Any]) -> None:
         """Waits for all ranks, or raises what they disagree on."""
@@ -59,6 +61,7 @@ class Ranks:
 
         Raises:
             CheckpointError: It has failed on another rank.
+            TfdistError: Another rank has not come; it is named.
             Exception: It has failed on this one.
         """
         error: Exception | None = None
@@ -67,6 +70,9 @@ class Ranks:
             result = action()
         except Exception as problem:  # raised below, when all ranks know
             error = problem
+        # A disk may be slow: collectives would wait for 30 s (Gloo), and name nobody.
+        if self._strategy is not None and cluster.size() > 1:
+            self._strategy.agree(what, timeout=self._timeout)
         failed = self.gather(int(error is not None))
         if error is not None:
             raise error

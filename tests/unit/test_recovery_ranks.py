@@ -6,10 +6,13 @@ import threading
 import numpy as np
 import pytest
 
+from tfdist import cluster
 from tfdist.callbacks.recovery_ranks import Ranks, newest_common, open_together
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.local import LocalFileSystem
 from tfdist.checkpoint.store import Part, Store
+from tfdist.errors import StallError
+from tfdist.strategies.training import KerasTraining
 
 SECONDS = 30.0
 
@@ -204,6 +207,34 @@ def test_a_directory_that_the_chief_cannot_use_is_told_to_all(tmp_path):
     assert isinstance(first, CheckpointError)
     assert "HINT" in str(first)
     assert "an error on rank 0" in str(second)
+
+
+@pytest.mark.failure(31)
+def test_ranks_meet_at_the_ledger_before_a_collective(monkeypatch):
+    """The collective of a library has a limit of its own, and names nobody."""
+    met = []
+
+    class Strategy(KerasTraining):
+        def __init__(self):
+            pass
+
+        def agree(self, what, details=None, timeout=300.0):
+            met.append((what, timeout))
+            if len(met) == 2:
+                raise StallError("Rank 1 has been silent for 7 s.")
+
+        def gather_integers(self, value):
+            met.append("gather")
+            return [value, value]
+
+    monkeypatch.setattr(cluster, "size", lambda: 2)
+    ranks = Ranks(Strategy(), timeout=7.0)
+    assert ranks.together("Reading", lambda: 5) == 5
+    assert met == [("Reading", 7.0), "gather"]
+    del met[1]
+    with pytest.raises(StallError, match="Rank 1"):
+        ranks.together("Reading", lambda: 5)
+    assert met[1:] == [("Reading", 7.0)]
 
 
 def test_an_error_on_one_rank_is_raised_on_all():

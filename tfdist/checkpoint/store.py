@@ -111,7 +111,7 @@ class Store:
         self._directory = Directory(self._files, path)
         self._keeper = Keeper(self._directory, Retention(keep, keep_every, keep_best))
         self._lock = locks.Lock(self._files, path, every=heartbeat)
-        self._timeout = timeout
+        self.timeout = timeout
         self._finite_only = finite_only
         self._session = ""  # while it is open
         self._done: set[int] = set()  # steps that this store has saved or loaded
@@ -310,7 +310,7 @@ class Store:
         if self.rank != 0:
             hand_in(saving, part)
             return None
-        collecting = partial(collect, saving, self._timeout, self._aborted)
+        collecting = partial(collect, saving, self.timeout, self._aborted)
         return commit(saving, part, self.run_id or "", self._lock, collecting)
 
     def _retain(self, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfdist.checkpoint.retention import Best
 from tfdist.errors import explain, nearest
@@ -50,8 +51,10 @@ class BestMetric:
         Raises:
             ValueError: It is known that there will be none.
         """
+        if self._best is None:
+            return
         known = self._known()
-        if self._best is None or known is None or self._best.metric in known:
+        if known is None or self._best.metric in known:
             return
         raise ValueError(
             explain(
@@ -85,10 +88,9 @@ class BestMetric:
         if not own or any(map(_may_add, self._callbacks)):
             return None
         try:
-            names = list(self._model.get_metrics_result())
+            names = list(dict.fromkeys(["loss", *_results(self._model)]))
         except Exception:  # a metric of the user's may have no result before a batch
             return None
-        names = list(dict.fromkeys(["loss", *names]))
         if self._validates:
             names += [f"val_{name}" for name in names]
         return [*names, "learning_rate"]  # Keras's and tfdist's callbacks log it
@@ -103,6 +105,13 @@ class BestMetric:
         if meant is None:
             return "keep_best takes one of these names."
         return f"keep_best=({meant!r}, {mode!r})"
+
+
+def _results(model: keras.Model) -> list[str]:
+    """Returns the names of a model's metrics; traced only: nothing is communicated."""
+    with model.distribute_strategy.scope():
+        program = tf.function(model.get_metrics_result, autograph=False)
+        return list(program.get_concrete_function().structured_outputs)
 
 
 def _may_add(callback: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tfdist import cluster
 from tfdist.checkpoint.store import Store
 from tfdist.errors import explain
-from tfdist.strategies import fits
+from tfdist.strategies import draws, fits
 
 from .arguments import checked_integer, checked_path, require_own_strategy
 from .place import Placed
@@ -50,6 +50,7 @@ class CheckpointRecovery(Placed):
     A `fit` that has completed its epochs is not repeated: started again, it returns at
     once with its weights and history, or goes on if `epochs` was raised. Later calls of
     `fit` with the same model and directory are counted, and go on in the same way.
+    Another model of the same script, as another fold's, needs a directory of its own.
 
     Args:
         directory: Where this training's checkpoints are, and no other's: a path that
@@ -62,14 +63,16 @@ class CheckpointRecovery(Placed):
         keep_every: Those at multiples of so many batches stay, too.
         keep_best: A metric of an epoch's logs, such as "val_loss", or ("val_accuracy",
             "max"): the checkpoint of the end of the best epoch stays. Every epoch's end
-            is saved then.
+            is saved then. A name that no logs have is told, before the first step
+            where that can be known.
         time_between_failures: Expected, in seconds, of the whole job.
         overhead: The largest part of the time that may be spent on saving.
         timeout: Seconds to wait for the files of other ranks.
 
     Raises:
         ValueError: A wrong argument; two of these callbacks; a checkpoint of another
-            model or optimizer, before anything is changed.
+            model or optimizer, before anything is changed; a second model in the same
+            script and directory.
         CheckpointError: The directory cannot be written, or belongs to another job.
 
     References:
@@ -117,7 +120,8 @@ class CheckpointRecovery(Placed):
         self.timeout = checked_positive("timeout", timeout)
         self._trained: Any = None  # a weak reference to the model
         self._fit: RecoveredFit
-        fits.install()
+        self._logs: Any = None  # of the last epoch
+        fits.wrap("fit", draws.noted)
 
     @property
     def resumed_step(self) -> int | None:
@@ -147,7 +151,8 @@ class CheckpointRecovery(Placed):
             store,
             place,
             earlier,
-            each_epoch=self._best is not None,
+            best=self._best,
+            others=_LAST.get(store.path, weakref.ref(self.model))() is not self.model,
         )
         self._fit.open({name: str(value) for name, value in self.get_config().items()})
 
@@ -167,10 +172,20 @@ class CheckpointRecovery(Placed):
     def after_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Lets a resumed epoch go on exactly."""
         self._fit.begin_epoch(epoch)
+        self._fit.draws.watch()
 
     def before_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Lets a resumed epoch go on exactly."""
+        self._fit.draws.look()
         self._fit.begin_batch()
+
+    def after_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes that no callback draws from here on."""
+        self._fit.draws.watch()
+
+    def before_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes that callbacks may draw from here on."""
+        self._fit.draws.look()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Does nothing; that it is there makes Keras call all hooks in this thread."""
@@ -191,14 +206,20 @@ class CheckpointRecovery(Placed):
     def after_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time."""
         self._fit.end_batch(logs)
+        self._fit.draws.watch()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Notes the logs, to which callbacks later in the list may add."""
+        self._logs = logs
 
     def after_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves if it is time, and after the last epoch."""
-        self._fit.end_epoch(epoch, logs)
+        self._fit.end_epoch(epoch, self._logs)
 
     def after_train_end(self, logs: Any = None) -> None:
         """Waits until the last checkpoint is written, on all ranks."""
         _made(self.model)[self._fit.directory] = self._fit.finish()
+        _LAST[self._fit.directory] = weakref.ref(self.model)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data."""
@@ -235,6 +256,8 @@ class CheckpointRecovery(Placed):
 # Model -> directory -> where its training is, and the histories of the fits before.
 _Made = dict[str, tuple[Place, list[dict[str, Any]]]]
 _MADE: weakref.WeakKeyDictionary[Any, _Made] = weakref.WeakKeyDictionary()
+# Directory -> the model whose `fit` has returned there last, in this process.
+_LAST: dict[str, weakref.ref[Any]] = {}
 
 
 def _made(model: Any) -> _Made:

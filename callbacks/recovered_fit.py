@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 
 from tfdist import cluster
 from tfdist.checkpoint.position import Position
+from tfdist.checkpoint.retention import Best
 from tfdist.checkpoint.snapshot import Arrays, Snapshot
 from tfdist.checkpoint.store import Part, Store
 from tfdist.checkpoint.writer import Writer
@@ -23,10 +25,17 @@ from tfdist.strategies.course import course_of
 from tfdist.strategies.steps import replaced
 
 from . import keras_states
-from .recovery_model import refuse_other_optimizers, running_fit, unknown_to_keras
+from .recovery_best import BestMetric
+from .recovery_draws import Draws
+from .recovery_model import (
+    refuse_another_model,
+    refuse_other_optimizers,
+    running_fit,
+    unknown_to_keras,
+)
 from .recovery_place import Place
 from .recovery_ranks import Ranks, newest_common, open_together
-from .recovery_resume import Resumption, part_of
+from .recovery_resume import Resumption, part_of, ranks_needed
 from .recovery_schedule import Schedule
 from .recovery_states import refuse_half_states, try_states
 
@@ -47,10 +56,12 @@ class RecoveredFit:
         store: Of the directory; not open yet.
         place: Where the training was at the end of the `fit` before.
         earlier: The histories of the fits before.
-        each_epoch: Whether to save at the end of every epoch, too.
+        best: By which metric the best stays; the end of every epoch is saved then.
+        others: Whether another model was trained in this directory and process.
 
     Attributes:
         resumed_step: The step of the checkpoint that it went on from, if any.
+        draws: What is drawn at random, to be told when callbacks begin and end.
     """
 
     def __init__(
@@ -61,16 +72,21 @@ class RecoveredFit:
         place: Place,
         earlier: Sequence[History],
         *,
-        each_epoch: bool = False,
+        best: Best | None = None,
+        others: bool = False,
     ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._store = store
         self._place = place
         self._earlier = list(earlier)
-        self._each_epoch = each_epoch
+        self._each_epoch = best is not None
+        self._others = others
         self._call = running_fit(model)
-        self._ranks = Ranks(model.distribute_strategy)
+        self._best = BestMetric(best, self._call, callbacks)
+        self.draws = Draws(self._call)
+        # At the end others wait for the chief, which waits for their files.
+        self._ranks = Ranks(model.distribute_strategy, 2 * store.timeout)
         self._writer = Writer(store)
         self._preemption = Preemption(self._ranks.stops)
         self._resumption: Resumption | None = None  # until it is put back for good
@@ -78,6 +94,7 @@ class RecoveredFit:
         self._schedule: Schedule
         self._base = 0  # steps made before this epoch
         self._is_due = False  # at the end of this epoch at the latest
+        self._newest = 0  # the step of the newest checkpoint
         self._broken_off = False  # within this epoch, by another callback
         self._logs: Any = None  # of the last batch
         self._metrics: Arrays = {}  # before validation
@@ -103,7 +120,8 @@ class RecoveredFit:
         open_together(self._ranks, self._store)
         # Where `fit` has failed, other ranks may be gone: nobody waits for them.
         self._call.ending.callback(self._writer.close, abort=True)
-        checkpoint, passed_over = newest_common(self._ranks, self._store)
+        needed = partial(ranks_needed, self._model)
+        checkpoint, passed_over = newest_common(self._ranks, self._store, needed)
         if passed_over:
             reasons = (f"step {step}: {why}" for step, why in passed_over.items())
             self._say("passes over checkpoints of %s: %s", "; ".join(reasons))
@@ -111,6 +129,8 @@ class RecoveredFit:
             if self._place.step:  # saved in this process, and removed by the user
                 self._place, self._earlier = Place(), []
             return
+        if self._others:
+            refuse_another_model(model_name=self._model.name, path=self.directory)
         resumption = Resumption(self._model, self._callbacks, checkpoint)
         if resumption.place.fit >= self._place.fit:  # else this one has made none yet
             self._resumption = resumption
@@ -134,6 +154,7 @@ class RecoveredFit:
         model, strategy = self._model, self._model.distribute_strategy
         refuse_other_optimizers(model)
         try_states(self._callbacks)
+        self._best.refuse_unknown()
         self._epochs, self._steps = epochs, steps
         with strategy.scope():
             if model.optimizer is not None and not model.optimizer.built:
@@ -150,7 +171,9 @@ class RecoveredFit:
             self._place, epoch=0, batch=0, epochs=epochs, stopped=False
         )
         if self._resumption is None:
-            self._say_what_is_not_repeatable()
+            self._say_what_is_not_repeatable(
+                [*self._course.findings, *unknown_to_keras(self._model)]
+            )
         elif self._resumption.place.fit > self._place.fit:
             self._skip(self._resumption)
         else:
@@ -183,10 +206,13 @@ class RecoveredFit:
         )
         progress.reach(self._place.step)
         self._logs, self._metrics = logs, {}
+        if self.resumed_step is None:
+            self._say_what_is_not_repeatable(self.draws.findings())
         self._is_due |= self._schedule.is_due(self._place.step, time.monotonic())
         if self._preemption.due():
             self._leave(position)
-        if self._steps is not None and position.batch >= self._steps:
+        steps = position.length if self._steps is None else self._steps
+        if steps is not None and position.batch >= steps:
             return  # the end of the epoch is a simpler place
         self._broken_off = self._model.stop_training
         if self._is_due or self._broken_off:
@@ -212,10 +238,14 @@ class RecoveredFit:
             self._place, epoch=epoch + 1, batch=0, stopped=stopped
         )
         self._logs, self._metrics = logs, {}
+        missing = self._best.missing_in(logs)
+        if missing:
+            self._say("keeps no best checkpoint in %s: %s", missing.removesuffix("."))
         if self._preemption.due():
             self._leave(self._course.next_epoch())
         last = epoch + 1 >= self._epochs or self._model.stop_training
-        if self._is_due or self._each_epoch or last:
+        lacks_end = self._newest == self._place.step
+        if self._is_due or self._each_epoch or last or lacks_end:
             self._save(self._course.next_epoch())
 
     def finish(self) -> tuple[Place, list[History]]:
@@ -248,7 +278,7 @@ class RecoveredFit:
         self._earlier, self._place = resumption.earlier, place
         if not complete:
             self._place = dataclasses.replace(place, epochs=self._epochs, stopped=False)
-        self.resumed_step = place.step
+        self.resumed_step = self._newest = place.step
         rest = "where this fit is complete" if complete else "later ones are made again"
         changes = "".join(f"; {change}" for change in resumption.changes)
         self._say("goes on in %s from %s, %s%s", place, rest, changes)
@@ -299,12 +329,12 @@ class RecoveredFit:
             earlier=self._earlier,
         )
         self._writer.submit(self._place.step, part)
+        self._newest = self._place.step
         now = time.monotonic()
         self._schedule.saved(self._place.step, now, now - began)
         self._is_due = False
 
-    def _say_what_is_not_repeatable(self) -> None:
-        findings = [*self._course.findings, *unknown_to_keras(self._model)]
+    def _say_what_is_not_repeatable(self, findings: Sequence[str]) -> None:
         if findings:
             self._say(
                 "will not be able to repeat all that went on before a step of %s: %s",

@@ -47,6 +47,23 @@ def refuse_other_optimizers(model: keras.Model) -> None:
         )
 
 
+def refuse_another_model(model_name: str, path: str) -> None:
+    """Raises ValueError: what is saved is of a model before this one in a script.
+
+    It would be taken for this one's: folds and trials have the same layers.
+    """
+    raise ValueError(
+        explain(
+            "One directory keeps the training of one model",
+            received=f"model {model_name!r}, and in {path} the checkpoints of another "
+            "one, whose `fit` has returned in this process",
+            expected="a directory for each model: for each fold, each trial",
+            hint=f'CheckpointRecovery(f"{path}/{{fold}}"); or, if this is the same '
+            "training with a new model, start the script, or the kernel, again.",
+        )
+    )
+
+
 def unknown_to_keras(model: keras.Model) -> Iterator[str]:
     """Yields a sentence with a hint if a model has state that Keras does not list.
 

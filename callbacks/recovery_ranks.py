@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, TypeVar
 
 from tfdist import cluster
 from tfdist.checkpoint.errors import CheckpointError, DamagedError
+from tfdist.checkpoint.manifest import Manifest
 from tfdist.checkpoint.store import Checkpoint, Store
 from tfdist.errors import explain
 from tfdist.strategies.training import KerasTraining
 
 _Result = TypeVar("_Result")
+# Tells from a manifest which ranks' own files this process reads; None: all.
+Needed = Callable[[Manifest], Collection[int] | None]
+
 _NONE = -1  # no step
 
 
@@ -22,10 +26,12 @@ class Ranks:
 
     Args:
         strategy: The model's strategy; without one of tfdist there is one process.
+        timeout: Seconds to wait for a rank that does more than the others.
     """
 
-    def __init__(self, strategy: Any) -> None:
+    def __init__(self, strategy: Any, timeout: float = 300.0) -> None:
         self._strategy = strategy if isinstance(strategy, KerasTraining) else None
+        self._timeout = timeout
 
     def agree(self, what: str, details: dict[str, Any]) -> None:
         """Waits for all ranks, or raises what they disagree on."""
@@ -55,6 +61,7 @@ class Ranks:
 
         Raises:
             CheckpointError: It has failed on another rank.
+            TfdistError: Another rank has not come; it is named.
             Exception: It has failed on this one.
         """
         error: Exception | None = None
@@ -63,6 +70,9 @@ class Ranks:
             result = action()
         except Exception as problem:  # raised below, when all ranks know
             error = problem
+        # A disk may be slow: collectives would wait for 30 s (Gloo), and name nobody.
+        if self._strategy is not None and cluster.size() > 1:
+            self._strategy.agree(what, timeout=self._timeout)
         failed = self.gather(int(error is not None))
         if error is not None:
             raise error
@@ -93,12 +103,20 @@ def open_together(ranks: Ranks, store: Store) -> None:
 
 
 def newest_common(
-    ranks: Ranks, store: Store
+    ranks: Ranks,
+    store: Store,
+    needed: Needed = lambda manifest: None,
 ) -> tuple[Checkpoint | None, dict[int, str]]:
     """Returns the newest step that all ranks can use, and why newer ones were not.
 
-    Every rank verifies what it proposes; the smallest proposal is the next bound, until
-    all propose the same. Steps that hold infinities or NaN are the last resort.
+    Every rank verifies its part of what it proposes, so that no file is read by all but
+    the one that all need; the smallest proposal is the next bound, until all propose
+    the same. Steps that hold infinities or NaN are the last resort.
+
+    Args:
+        ranks: The processes.
+        store: The directory.
+        needed: What this process reads of it.
 
     Raises:
         CheckpointError: Some ranks see checkpoints and others none, so that a fresh
@@ -108,7 +126,8 @@ def newest_common(
     for finite in (True, False):
         step = _settled(ranks, candidates, finite)
         if step is not None:
-            loaded = ranks.together("Reading a checkpoint", partial(store.load, step))
+            read = partial(_read, store, step, needed)
+            loaded = ranks.together("Reading a checkpoint", read)
             return loaded, candidates.reasons(step)
     seen = ranks.gather(len(candidates.steps))
     if any(seen) and not all(seen):
@@ -122,6 +141,10 @@ def newest_common(
             )
         )
     return None, candidates.reasons(_NONE)
+
+
+def _read(store: Store, step: int, needed: Needed) -> Checkpoint:
+    return store.load(step, needed(store.manifest(step)))
 
 
 def _settled(ranks: Ranks, candidates: _Candidates, finite: bool) -> int | None:
@@ -162,8 +185,10 @@ class _Candidates:
     def pass_over(self, bound: int, reason: str) -> None:
         """Notes why good steps above a bound are not used."""
         for step in self.steps:
-            if step > bound:
-                self._reasons.setdefault(step, reason)
+            if step > bound and step not in self._reasons:
+                # What another rank has found in its part, the chief has to tell.
+                found = self._store.verify(step) if self._store.rank == 0 else None
+                self._reasons[step] = found or reason
 
     def reasons(self, used: int) -> dict[int, str]:
         """Returns why newer steps than the one that is used are not."""
@@ -173,7 +198,7 @@ class _Candidates:
         if step not in self._verified:
             self._verified.add(step)
             self._refuse_newer(step)
-            reason = self._store.verify(step)
+            reason = self._store.verify(step, together=True)
             if reason is not None:
                 self._damaged.add(step)
                 self._reasons[step] = reason

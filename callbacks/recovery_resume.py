@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist import __version__, cluster
+from tfdist.checkpoint.manifest import Manifest
 from tfdist.checkpoint.randomness import random_state, set_random_state
 from tfdist.checkpoint.snapshot import Arrays, Snapshot
 from tfdist.checkpoint.states import join, split
@@ -19,7 +20,12 @@ from tfdist.errors import explain
 from tfdist.strategies.course import Course
 
 from .recovery_place import Place
-from .recovery_states import SavedStates, common_states, own_states
+from .recovery_states import (
+    SavedStates,
+    common_states,
+    is_of_callback,
+    own_states,
+)
 
 _MOST = 5  # differences that an error lists
 
@@ -54,8 +60,9 @@ def part_of(
         "callbacks": own_states(callbacks, own),
         "random": split(random_state(), "random", own),
     }
+    at_end = place.batch == 0  # of an epoch, whose last step may be saved already
     if not chief:
-        return Part(own=own, own_details=own_details)
+        return Part(own=own, own_details=own_details, replaces=at_end)
     strategy = model.distribute_strategy
     details = {
         "place": place.as_plain_data(),
@@ -68,11 +75,11 @@ def part_of(
         "optimizers": snapshot.optimizers,
         "callbacks": common_states(callbacks, common),
         "data": split(data, "data", common),
-        "logs": split(logs if place.batch > 0 else None, "logs", common),
+        "logs": split(None if at_end else logs, "logs", common),
         "earlier": split(list(earlier), "earlier", common),
-        "metrics": _numbers(logs) if place.batch == 0 else {},  # of these weights
+        "metrics": _numbers(logs) if at_end else {},  # of these weights
     }
-    return Part(own, common, details, own_details)
+    return Part(own, common, details, own_details, replaces=at_end)
 
 
 def versions() -> dict[str, str]:
@@ -92,6 +99,25 @@ def _numbers(logs: Any) -> dict[str, float]:
         for name, value in dict(logs or {}).items()
         if np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
     }
+
+
+def ranks_needed(model: keras.Model, manifest: Manifest) -> list[int] | None:
+    """Returns of which ranks this process needs the own files; None: of all.
+
+    A job of the same shape gives each process back what it had. What another one has to
+    share out anew, and arrays that callbacks remember, are read by all.
+    """
+    own = manifest.files[manifest.ranks[0]].tensors
+    if _is_alike(model, manifest) and not any(map(is_of_callback, own)):
+        return [cluster.rank()]
+    return None
+
+
+def _is_alike(model: keras.Model, manifest: Manifest) -> bool:
+    """Returns whether this job has the processes and replicas of the one that saved."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    saved = (manifest.world_size, manifest.details.get("replicas"))
+    return saved == (cluster.size(), replicas)
 
 
 class Resumption:
@@ -124,8 +150,8 @@ class Resumption:
             checkpoint.ranks,
         )
         rank = cluster.rank() % len(own_details)
-        own = checkpoint.ranks[rank]
-        self._random = join(own_details[rank]["random"], own)
+        self._own = checkpoint.ranks[rank]
+        self._random = join(own_details[rank]["random"], self._own)
         self.earlier = join(self._details["earlier"], checkpoint.common)
 
     @property
@@ -174,7 +200,7 @@ class Resumption:
         ]
         lines += snapshot.differences(
             _variables_in(self._checkpoint.common),
-            _variables_in(self._checkpoint.ranks[0]),
+            _variables_in(self._own),
             metrics=self.place.batch > 0,
         )
         if lines:
@@ -218,7 +244,6 @@ class Resumption:
 
     def give_weights(self, snapshot: Snapshot) -> None:
         """Puts back those variables of the model that fit, and nothing else."""
-        first, *_ = self._checkpoint.ranks
         fitting = (
             {
                 name
@@ -227,26 +252,28 @@ class Resumption:
             }
             | {
                 name
-                for name, array in first.items()  # one dimension more: replicas
+                for name, array in self._own.items()  # one dimension more: replicas
                 if snapshot.fits(name, array.shape[1:], array.dtype)
             }
         )
         self._assign(snapshot, {name for name in fitting if name.startswith("model/")})
 
     def _assign(self, snapshot: Snapshot, only: Collection[str] | None = None) -> None:
-        strategy = self._model.distribute_strategy
+        replicas = self._model.distribute_strategy.num_replicas_in_sync
+        per_process = replicas // cluster.size()
         common = _variables_in(self._checkpoint.common)
-        ranks = [_variables_in(arrays) for arrays in self._checkpoint.ranks]
+        alike = _is_alike(self._model, self._checkpoint.manifest)
+        saved = [self._own] if alike else self._checkpoint.ranks
+        ranks = [_variables_in(arrays) for arrays in saved]
         own = {place: [arrays[place] for arrays in ranks] for place in ranks[0]}
         if only is not None:
             common = {place: common[place] for place in common if place in only}
             own = {place: own[place] for place in own if place in only}
-        per_process = strategy.num_replicas_in_sync // cluster.size()
         snapshot.assign(
             common,
             own,
-            first=cluster.rank() * per_process,
-            replicas_in_sync=strategy.num_replicas_in_sync,
+            first=0 if alike else cluster.rank() * per_process,
+            replicas_in_sync=per_process if alike else replicas,
             metrics=self.place.batch > 0 and only is None,
         )
 

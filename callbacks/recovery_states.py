@@ -49,6 +49,11 @@ def common_states(callbacks: Iterable[Any], arrays: dict[str, Any]) -> dict[str,
     }
 
 
+def is_of_callback(name: str) -> bool:
+    """Returns whether an array of a file is one that a callback remembers."""
+    return name.startswith(f"{PREFIX}/")
+
+
 def refuse_half_states(callbacks: Iterable[Any]) -> None:
     """Raises ValueError if what a callback remembers could be saved, but not put back.
 

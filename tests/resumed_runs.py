@@ -31,6 +31,13 @@ class BrokenOffError(RuntimeError):
     """Ends a run on all ranks at the same step."""
 
 
+def start_anew() -> None:
+    """Forget which models were trained where, as a new process has."""
+    from tfdist.callbacks import checkpoint_recovery
+
+    checkpoint_recovery._LAST.clear()
+
+
 class BreakOff(keras.callbacks.Callback):
     """Breaks a run off after a number of batches, when a checkpoint is there."""
 
@@ -139,6 +146,8 @@ class Run:
         self.resumed_step: int | None = None
 
     def model(self) -> keras.Model:
+        """Return a new model, as a script does that is started again."""
+        start_anew()
         keras.utils.set_random_seed(5)
         build, optimizer, loss, compiled = self._make
         return compile_under(self.setting, build, optimizer, loss, **compiled)

@@ -7,7 +7,7 @@ process has a part of its own, as a compressor's residuals are.
 import contextlib
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -84,6 +84,12 @@ def restored(checkpoint: Checkpoint, rank: int) -> State:
     return State(dict(checkpoint.common), dict(own), checkpoint.manifest.step)
 
 
+def parts_of(state: State, common: Arrays) -> list[Part]:
+    """What is saved after a step: twice in the middle, as at the end of an epoch."""
+    part = Part(own=state.own, common=common)
+    return [part, replace(part, replaces=True)] if state.step == 2 else [part]
+
+
 @dataclass
 class Report:
     """What a run of the job has found and done."""
@@ -135,7 +141,8 @@ def run(
             state.advance()
             note("begun", state.step)
             shared = state.common if rank == 0 else {}
-            store.save(state.step, Part(own=state.own, common=shared))
+            for part in parts_of(state, shared):
+                store.save(state.step, part)
             note("saved", state.step)
         agree(None)  # the chief needs the others' last parts
     report.digest = state.digest()

@@ -127,6 +127,22 @@ def test_killed_before_the_first_step_stopped_and_both_at_once(train, name):
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
+@pytest.mark.failure(31)
+@pytest.mark.failure(35)
+@pytest.mark.parametrize("name", ["gloo", "multiworker"])
+def test_a_rank_that_does_not_come_to_the_restoring_is_named(train, name):
+    """And one that comes late is waited for, longer than Gloo's 30 seconds."""
+    orders = ("0:1:step-7:KILL", "1:1:restore:STOP", "2:0:restore:SLEEP")
+    broken = train(name, *orders, "timeout:30")
+    assert broken.starts == 3, broken.err
+    assert broken.resumed()[1] is None  # nobody has gone on without it
+    assert "StallError" in broken.err and "ank 1" in broken.err, broken.err
+    assert broken.resumed()[2] == INTERVAL
+    assert broken.hash() == train(name).hash()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
 @pytest.mark.failure(33)
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_told_to_leave_no_step_is_lost(train, name):

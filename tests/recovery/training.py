@@ -3,14 +3,17 @@
     tfdist run -np 2 --max-restarts 9 -m tests.recovery.training [ORDER...]
 
 Files are in the working folder. An order is RESTART:RANK:MOMENT:SIGNAL, such as
-0:1:step-7:KILL. Moments: start (before `fit`), step-N, validation-N and save-N (once N
-steps are complete; in a save, its first file is written and has no name yet). And
-forget:PATTERN leaves variables out of what is put back.
+0:1:step-7:KILL. Moments: start (before `fit`), restore (while the others wait for what
+this rank finds in the directory), step-N, validation-N and save-N (once N steps are
+complete; in a save, its first file is written and has no name yet). Signals: all, and
+SLEEP, which makes the rank 40 seconds late. And forget:PATTERN leaves variables out of
+what is put back, timeout:SECONDS is for the callback.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tests.recovery.told import Teller
@@ -32,6 +35,7 @@ import tfdist  # noqa: E402
 from tests.recovery.launched import INTERVAL  # noqa: E402
 from tests.resumed_runs import forgetting  # noqa: E402
 from tfdist.checkpoint.local import LocalFileSystem  # noqa: E402
+from tfdist.checkpoint.store import Store  # noqa: E402
 
 STEPS = 10  # of an epoch
 EPOCHS = 3
@@ -44,23 +48,25 @@ class Obedience(keras.callbacks.Callback):
         super().__init__()
         self._orders = []
         for order in orders:
-            if order.startswith("forget:"):
+            if order.startswith(("forget:", "timeout:")):
                 continue
             restart, rank, moment, name = order.split(":")
             if (int(restart), int(rank)) == (RESTARTS, RANK):
                 kind, _, step = moment.partition("-")
-                number = signal.Signals[f"SIG{name}"]
-                self._orders.append((kind, int(step or 0), number))
+                self._orders.append((kind, int(step or 0), name))
         self._begun = False
         self.step = 0  # complete ones of the run, as the optimizer counts them
 
     def reach(self, moment: str) -> None:
         for order in list(self._orders):
-            kind, step, number = order
+            kind, step, name = order
             if kind == moment and self.step >= step:
                 self._orders.remove(order)
-                print(f"{moment} after step {self.step}: {number.name}", flush=True)
-                os.kill(os.getpid(), number)
+                print(f"{moment} after step {self.step}: {name}", flush=True)
+                if name == "SLEEP":
+                    time.sleep(40.0)
+                else:
+                    os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
 
     def on_train_batch_begin(self, batch, logs=None):
         if not self._begun:
@@ -90,6 +96,17 @@ def obey_while_saving(obedience: Obedience) -> None:
     LocalFileSystem.replace = watched
 
 
+def obey_while_restoring(obedience: Obedience) -> None:
+    """Makes the reading of a checkpoint a moment."""
+    verify = Store.verify
+
+    def watched(self, step, **options):
+        obedience.reach("restore")
+        return verify(self, step, **options)
+
+    Store.verify = watched
+
+
 def main(orders: list[str]) -> None:
     tfdist.set_seed(1)
     with tfdist.strategy("auto").scope():
@@ -110,9 +127,13 @@ def main(orders: list[str]) -> None:
     dataset = dataset.shuffle(len(labels), seed=5).batch(16)
     obedience = Obedience(orders)
     obey_while_saving(obedience)
+    obey_while_restoring(obedience)
     obedience.set_model(model)
     obedience.reach("start")
-    recovery = tfdist.callbacks.CheckpointRecovery("saved", every_steps=INTERVAL)
+    timeout = [float(o.partition(":")[2]) for o in orders if o.startswith("timeout:")]
+    recovery = tfdist.callbacks.CheckpointRecovery(
+        "saved", every_steps=INTERVAL, timeout=(timeout or [600.0])[0]
+    )
     with forgetting(*[o.partition(":")[2] for o in orders if o.startswith("forget")]):
         history = model.fit(
             dataset,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tfdist
+from tests.resumed_runs import start_anew
 from tfdist.callbacks import defaults, everyday
 
 NAMES = ["LearningRateScaling", "ReplicaConsistency", "Telemetry"]
@@ -76,6 +77,7 @@ def test_they_train_and_others_may_follow(tmp_path):
 
     def trained():
         """As a script does it that is started."""
+        start_anew()
         with tfdist.strategy("default").scope():
             model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
             model.compile(keras.optimizers.SGD(0.1), "mse")

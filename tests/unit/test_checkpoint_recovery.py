@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import weakref
 from unittest import mock
 
@@ -17,7 +18,7 @@ import tensorflow as tf
 from tests.parallel.setting import Rendezvous, Setting
 from tests.parallel.training import regression, sgd
 from tests.resumed_runs import BreakOff, BrokenOffError, Run, state_of
-from tfdist.callbacks import CheckpointRecovery
+from tfdist.callbacks import CheckpointRecovery, keras_states
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.manifest import decode, encode
 from tfdist.checkpoint.store import Store
@@ -252,6 +253,55 @@ def test_a_finished_run_returns_at_once(run):
     assert not run.differences(whole, again)
 
 
+def of_unknown_length():
+    dataset = tf.data.Dataset.from_tensor_slices(regression(57))
+    return dataset.filter(lambda *row: True).batch(16)
+
+
+def epochs_ended(run):
+    """Start a finished run again; return the epochs whose ends are made once more."""
+    ends = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.append(epoch)
+    )
+    run.resumed(note)
+    return ends
+
+
+@pytest.mark.failure(23, 41)
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_a_save_due_after_the_last_batch_is_of_the_end_of_the_epoch(setting):
+    # Of the first epoch it is not known before that this batch is its last one.
+    run = Run(setting, data=of_unknown_length, shuffle=False)
+    whole = run.whole()
+    finished = run.fit(run.model(), run.recovery(4, keep_best="loss"))
+    store = Store(run.directory)
+    manifests = [store.manifest(step) for step in store.steps()]
+    assert [each.details["batch"] for each in manifests] == [0, 0, 0]
+    losses = [each.metrics["loss"] for each in reversed(manifests)]
+    assert losses == finished.history["loss"] == whole[1].history["loss"]
+    assert epochs_ended(run) == []
+
+
+@pytest.mark.failure(33, 41)
+def test_a_run_that_had_to_leave_in_its_last_validation_is_finished_once(setting):
+    class Leave(keras.callbacks.Callback):
+        batches = 0
+
+        def on_test_batch_end(self, batch, logs=None):
+            self.batches += 1
+            if self.batches == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = Run(setting, validation_data=regression(20))
+    whole = run.whole()
+    with pytest.raises(SystemExit):
+        run.fit(run.model(), run.recovery(100), Leave())
+    assert not run.differences(whole, run.resumed())
+    assert run.resumed_step == 12
+    assert epochs_ended(run) == []
+
+
 @pytest.mark.failure(41)
 def test_epochs_raised_go_on_exactly_and_lowered_end(run):
     run.fit(run.model(), run.recovery(), epochs=2)
@@ -379,8 +429,8 @@ def test_the_checkpoint_is_not_kept_in_memory(run):
     loaded = []
     load = Store.load
 
-    def note(store, step):
-        loaded.append(weakref.ref(load(store, step)))
+    def note(store, *arguments):
+        loaded.append(weakref.ref(load(store, *arguments)))
         return loaded[0]()
 
     held = []
@@ -430,6 +480,62 @@ def test_one_directory_for_one_model(run):
     run.fit(model, recovery)
     with pytest.raises(ValueError, match="of one model"):
         run.fit(run.model(), recovery)
+
+
+@pytest.mark.failure(41)
+def test_folds_in_one_directory_do_not_take_each_other_s_weights(run):
+    models = [run.model() for _ in range(3)]
+    run.fit(models[0], run.recovery())
+    with pytest.raises(ValueError, match=r"for each fold(.|\n)*HINT: Checkpoint"):
+        run.fit(models[1], run.recovery())
+    for number, model in enumerate(models):
+        fold = CheckpointRecovery(run.directory / str(number), 3)  # as the hint says
+        assert run.fit(model, fold).epoch == [0, 1, 2]
+        assert fold.resumed_step is None
+    shutil.rmtree(run.directory)  # to begin anew in it is no mistake
+    assert run.fit(models[1], run.recovery()).epoch == [0, 1, 2]
+
+
+VALIDATED = {"validation_data": regression(20), "validation_freq": 2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "excerpts"),
+    [
+        ("val_mea", VALIDATED, ["loss, mae, val_loss, val_mae", "('val_mae', 'max')"]),
+        ("val_mae", {}, ["loss, mae", "validation_data"]),
+        ("mae", {}, []),
+        ("val_mae", VALIDATED, []),
+        ("val_loss", {"validation_split": 0.2}, []),
+    ],
+)
+def test_a_best_metric_that_cannot_be_there_is_refused_before_the_first_step(
+    setting, caplog, metric, options, excerpts
+):
+    run = Run(setting, compiled={"metrics": ["mae"]}, **options)
+    model, recovery = run.model(), run.recovery(keep_best=(metric, "max"))
+    if not excerpts:
+        run.fit(model, recovery)
+        assert "keeps no best" not in caplog.text
+        return
+    with pytest.raises(ValueError, match="keep_best") as error:
+        run.fit(model, recovery)
+    assert all(excerpt in str(error.value) for excerpt in excerpts)
+    assert model.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("metric", ["bleu", "blue", "val_loss"])
+def test_a_best_metric_that_a_callback_might_have_added_is_told_of_once(
+    run, caplog, metric
+):
+    class Score(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["bleu"] = float(epoch)
+
+    run.fit(run.model(), run.recovery(keep_best=(metric, "max")), Score())
+    assert caplog.text.count("keeps no best") == (metric != "bleu")
+    assert caplog.text.count("HINT: keep_best=('bleu', 'max')") == (metric == "blue")
+    assert len(Store(run.directory).steps()) == 3
 
 
 @pytest.mark.failure(10)
@@ -512,6 +618,36 @@ def test_a_user_s_callback_may_reset_itself_when_fit_or_an_epoch_begins(setting)
         assert (callback.batches, callback.epochs) == ([12], [0, 1, 2])
 
 
+@pytest.mark.failure(24)
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_model_checkpoint_goes_on_with_its_best_and_its_batches(
+    setting, monkeypatch, forgotten
+):
+    files = setting.directory / "files"
+
+    def callbacks():
+        rate = keras.callbacks.LearningRateScheduler(lambda n: 0.1 if n < 2 else 10.0)
+        kept = keras.callbacks.ModelCheckpoint
+        best = kept(files / "best-{epoch}.keras", "loss", save_best_only=True)
+        return [rate, best, kept(files / "often-{epoch}-{batch}.keras", save_freq=3)]
+
+    def saved():
+        return {path.stem for path in files.glob("*")}
+
+    if forgotten:  # the control
+        monkeypatch.delitem(keras_states._ATTRIBUTES, keras.callbacks.ModelCheckpoint)
+    run = Run(setting, callbacks, epochs=4)
+    run.whole()
+    whole = saved()
+    batches = ("1-3", "2-2", "3-1", "3-4", "4-3")
+    assert whole == {"best-1", "best-2", *(f"often-{each}" for each in batches)}
+    shutil.rmtree(files)
+    run.broken_off(11, 10, every=5)
+    run.resumed()
+    assert run.resumed_step == 10
+    assert (saved() == whole) is not forgotten
+
+
 @pytest.mark.parametrize("method", ["get_state", "set_state"])
 def test_a_state_that_could_not_be_put_back_is_refused_at_once(run, method):
     half = keras.callbacks.Callback()
@@ -530,6 +666,75 @@ def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(run):
     with pytest.raises(TypeError, match=r"LambdaCallback(.|\n)*HINT: "):
         run.fit(run.model(), run.recovery(), callback)
     assert steps == []
+
+
+class Noisy(layers.Layer):
+    """Adds noise, drawn by TensorFlow in one way or another, or by Keras."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, inputs):
+        noise = {
+            "normal": lambda: tf.random.normal(tf.shape(inputs), seed=3),
+            "in a function": tf.function(lambda: tf.random.uniform(tf.shape(inputs))),
+            "in a branch": lambda: tf.cond(
+                tf.reduce_sum(inputs) > 0,
+                lambda: tf.random.truncated_normal(tf.shape(inputs)),
+                lambda: tf.zeros_like(inputs),
+            ),
+            "keras": lambda: keras.random.normal(
+                keras.ops.shape(inputs), seed=self.seeds
+            ),
+        }
+        return inputs + noise[self.draw]()
+
+
+@pytest.mark.failure(22)
+@pytest.mark.parametrize(
+    ("draw", "operation"),
+    [
+        ("normal", "RandomStandardNormal"),
+        ("in a function", "RandomUniform"),
+        ("in a branch", "TruncatedNormal"),
+        ("keras", None),
+    ],
+)
+def test_draws_of_tensorflow_in_a_step_are_said_at_the_start(
+    setting, caplog, draw, operation
+):
+    run = Run(
+        setting,
+        build=lambda: Outer(Noisy(draw), layers.Dense(1)),
+        compiled={"steps_per_execution": 2},
+    )
+    run.fit(run.model(), run.recovery())
+    assert caplog.text.count("training step draws") == (operation is not None)
+    assert operation is None or f"({operation})" in caplog.text
+    if operation is None:  # the control: these are repeated
+        run.check(after=4, step=6)
+
+
+@pytest.mark.failure(22)
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_py_dataset_that_draws_from_numpy_is_said_at_the_start(
+    setting, caplog, draws
+):
+    class Drawing(Batches):
+        def __getitem__(self, index):
+            inputs, targets = super().__getitem__(index)
+            return inputs + (np.random.rand() if draws else 0.5), targets
+
+    drawn = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: drawn.append(np.random.rand()),
+        on_train_batch_end=lambda batch, logs: drawn.append(np.random.rand()),
+    )
+    run = Run(setting, data=Drawing)
+    run.fit(run.model(), run.recovery(), note)
+    assert caplog.text.count("NumPy's global generator") == draws
 
 
 class Batches(keras.utils.PyDataset):

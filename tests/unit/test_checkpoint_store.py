@@ -1,18 +1,19 @@
 """A directory of checkpoints: what is there, whose it is, and what falls back."""
 
+import contextlib
 import json
 import os
 import stat
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.recovery.faults import Watched
-from tfdist.checkpoint import keeper, lock, manifest
+from tfdist.checkpoint import keeper, lock, manifest, parts
 from tfdist.checkpoint import store as stores
 from tfdist.checkpoint.directory import Directory
 from tfdist.checkpoint.errors import CheckpointError, DamagedError, OccupiedError
@@ -414,6 +415,55 @@ def test_a_step_of_an_earlier_session_is_replaced(tmp_path: Path):
     assert again.load(2).common["kernel"][0, 0] == 7.0
     assert len(list((tmp_path / "step-00000002").iterdir())) == 3
     again.close()
+
+
+def test_a_step_of_this_session_is_replaced_once_by_a_part_that_says_so(tmp_path):
+    both = pair(tmp_path, keep=1)
+    save_both(both, 1)
+    for value in (7, 8):
+        replacing = [replace(part(value, rank), replaces=True) for rank in range(2)]
+        both[1].save(1, replacing[1])
+        both[0].save(1, replacing[0])
+    found = both[0].load(1)
+    assert found.common["kernel"][0, 0] == 7.0
+    assert [each["residual"][0] for each in found.ranks] == [7.0, 17.0]
+    assert len(list((tmp_path / "step-00000001").iterdir())) == 4
+    both[0].close()
+
+
+def test_a_rank_may_hand_in_what_replaces_a_step_before_that_is_committed(tmp_path):
+    chief, other = pair(tmp_path, timeout=1.0)
+    for replaces in (False, True):
+        other.save(1, replace(part(1, 1), replaces=replaces))
+    for replaces in (False, True):
+        chief.save(1, replace(part(1), replaces=replaces))
+    assert chief.good_steps().steps == (1,)
+    assert len(list((tmp_path / "step-00000001").iterdir())) == 4
+    chief.close()
+
+
+@pytest.mark.failure(10, 17)
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_step_is_not_replaced_by_what_reads_back_damaged(
+    tmp_path, monkeypatch, broken
+):
+    store = filled(tmp_path, 1)
+    write = parts.write_tensors
+
+    def flipped(files, path, arrays):
+        written = write(files, path, arrays)
+        data = bytearray(Path(path).read_bytes())
+        data[-1] ^= broken
+        Path(path).write_bytes(data)
+        return written
+
+    monkeypatch.setattr(parts, "write_tensors", flipped)
+    expected = pytest.raises(CheckpointError, match=r"another SHA-256(.|\n)*HINT: ")
+    with expected if broken else contextlib.nullcontext():
+        store.save(1, replace(part(7), replaces=True))
+    assert store.load(1).common["kernel"][0, 0] == (1.0 if broken else 7.0)
+    assert len(list((tmp_path / "step-00000001").iterdir())) == 3
+    store.close()
 
 
 @pytest.mark.failure(17)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from tfdist.checkpoint.errors import CheckpointError, DamagedError
 from tfdist.checkpoint.files import publish
 from tfdist.checkpoint.lock import Lock
 from tfdist.checkpoint.manifest import MAX_TIME, NAME, Manifest, encode
 from tfdist.checkpoint.parts import HandedIn, Part, Saving
 from tfdist.checkpoint.plain import plain_copy
+from tfdist.checkpoint.tensors import Written, verify_tensors
+from tfdist.errors import explain
 
 
 def commit(
@@ -46,6 +49,10 @@ def commit(
         shared = saving.write(common, part.common)
         parts.update(collect())
         files.sync_directory(saving.directory.path)  # the folder's own name
+        written = {name: each.written for name, each in parts.items()}
+        written[common] = shared
+        if saving.again:  # what it replaces may be the only step that is whole
+            _read_back(saving, written)
         lock.check()
     except BaseException:
         _discard(saving, own, common)
@@ -58,12 +65,27 @@ def commit(
         time=min(max(time.time(), 0.0), MAX_TIME),  # a clock may say anything
         common=common,
         ranks=list(parts),
-        files={common: shared, **{name: each.written for name, each in parts.items()}},
+        files=written,
         details=details,
         own_details=[each.details for each in parts.values()],
     )
     publish(files, f"{saving.folder}/{NAME}", encode(manifest))
     return manifest
+
+
+def _read_back(saving: Saving, written: Mapping[str, Written]) -> None:
+    for name, each in written.items():
+        try:
+            verify_tensors(saving.directory.files, f"{saving.folder}/{name}", each)
+        except DamagedError as error:
+            raise CheckpointError(
+                explain(
+                    f"Step {saving.step} reads back damaged before it was committed",
+                    received=error,
+                    expected="the bytes that were written",
+                    hint="Check the disk. What was saved of this step before is kept.",
+                )
+            ) from error
 
 
 def _discard(saving: Saving, *names: str) -> None:

@@ -7,6 +7,7 @@ file that this names has the size, the hash and the tensors that it says.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tfdist.checkpoint import manifest as manifests
@@ -27,7 +28,8 @@ class Checkpoint:
     Attributes:
         manifest: What it consists of, with the plain JSON of all ranks.
         common: What all ranks share.
-        ranks: What each rank of the job that saved it had, in order of rank.
+        ranks: What each rank of the job that saved it had, in order of rank; empty for
+            those that were not read.
     """
 
     manifest: Manifest
@@ -75,7 +77,9 @@ class Directory:
             raise DamagedError(f"{path} is that of step {found.step}")
         return found
 
-    def verify(self, step: int, run_id: str | None = None) -> str | None:
+    def verify(
+        self, step: int, run_id: str | None = None, share: tuple[int, int] = (0, 1)
+    ) -> str | None:
         """Returns why a step cannot be used, or None.
 
         Reads and hashes all of it, in pieces of 8 MiB.
@@ -83,13 +87,17 @@ class Directory:
         Args:
             step: The step.
             run_id: The run that it has to belong to; None takes any.
+            share: (which, of how many): what all ranks share, and every so many-th of
+                their own files, from this one on.
         """
+        first, of = share
         try:
             manifest = self.manifest(step)
             if run_id not in (None, manifest.run_id):
                 return f"step {step} is of the run {manifest.run_id}"
-            for name, written in manifest.files.items():
-                verify_tensors(self.files, f"{self.folder(step)}/{name}", written)
+            for name in (manifest.common, *manifest.ranks[first::of]):
+                path = f"{self.folder(step)}/{name}"
+                verify_tensors(self.files, path, manifest.files[name])
         except FileNotFoundError as error:
             return f"{error.filename or error} is missing"
         except (CheckpointError, OSError) as error:
@@ -111,8 +119,12 @@ class Directory:
                 return f"{name} has {source.size} bytes instead of {written.size}"
         return None
 
-    def load(self, step: int) -> Checkpoint:
+    def load(self, step: int, ranks: Collection[int] | None = None) -> Checkpoint:
         """Returns a step.
+
+        Args:
+            step: The step.
+            ranks: Whose own files to read; None reads all.
 
         Raises:
             OSError: A file cannot be read.
@@ -120,9 +132,13 @@ class Directory:
             CheckpointError: A newer version of tfdist wrote it.
         """
         manifest = self.manifest(step)
-        found = {
-            name: read_tensors(self.files, f"{self.folder(step)}/{name}", written)
-            for name, written in manifest.files.items()
-        }
-        ranks = [found[name] for name in manifest.ranks]
-        return Checkpoint(manifest, found[manifest.common], ranks)
+
+        def read(name: str) -> dict[str, Array]:
+            path = f"{self.folder(step)}/{name}"
+            return read_tensors(self.files, path, manifest.files[name])
+
+        own = [
+            read(name) if ranks is None or rank in ranks else {}
+            for rank, name in enumerate(manifest.ranks)
+        ]
+        return Checkpoint(manifest, read(manifest.common), own)

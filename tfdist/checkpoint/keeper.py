@@ -23,7 +23,8 @@ class Keeper:
         directory: Where they are.
         retention: Which of them to keep.
         known: Steps with a whole manifest of this run.
-        verified: Steps of which this process has read every byte.
+        verified: Steps of which this process, or all ranks together, have read every
+            byte.
     """
 
     directory: Directory

@@ -23,6 +23,7 @@ from tfdist.checkpoint.plain import decode_json, plain_copy
 from tfdist.checkpoint.tensors import Written, write_tensors
 from tfdist.errors import explain
 
+_SECOND = "-2"
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.5  # seconds between looks for notes
 
 
@@ -36,12 +37,15 @@ class Part:
         details: Plain JSON for the manifest, of the chief only: "epoch", "batch",
             "strategy", "versions", "metrics" (name -> number, see `Best`), ...
         own_details: This rank's own plain JSON.
+        replaces: Whether it takes the place of what was saved of the same step before:
+            after an epoch's last step comes the epoch's end. The same on all ranks.
     """
 
     own: Mapping[str, Array] = field(default_factory=dict)
     common: Mapping[str, Array] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     own_details: Mapping[str, Any] = field(default_factory=dict)
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Saving:
     rank: int
     size: int
     finite_only: bool = False
+    again: bool = False  # the step is there, and stays until this one is
 
     @property
     def folder(self) -> str:
@@ -63,11 +68,11 @@ class Saving:
     @property
     def common_file(self) -> str:
         """The name of what all ranks share."""
-        return f"common-{self.session}.safetensors"
+        return f"common-{self._suffix}"
 
     def rank_file(self, rank: int) -> str:
         """Returns the name of a rank's file."""
-        return f"rank-{rank:04d}-of-{self.size:04d}-{self.session}.safetensors"
+        return f"rank-{rank:04d}-of-{self.size:04d}-{self._suffix}"
 
     def write(self, name: str, arrays: Mapping[str, Array]) -> Written:
         """Writes a durable file of tensors into the folder.
@@ -81,6 +86,12 @@ class Saving:
             raise CheckpointError(_not_finite(arrays))
         return written
 
+    @property
+    def _suffix(self) -> str:
+        # Never the name of a file that a manifest may already name.
+        second = _SECOND if self.again else ""
+        return f"{self.session}{second}.safetensors"
+
 
 @dataclass(frozen=True)
 class HandedIn:
@@ -88,6 +99,11 @@ class HandedIn:
 
     written: Written
     details: Mapping[str, Any]
+
+
+def is_second(name: str, session: str) -> bool:
+    """Returns whether a file is of a session's second save of a step."""
+    return f"-{session}{_SECOND}." in name
 
 
 def hand_in(saving: Saving, part: Part) -> None:

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,10 +111,11 @@ class Store:
         self._directory = Directory(self._files, path)
         self._keeper = Keeper(self._directory, Retention(keep, keep_every, keep_best))
         self._lock = locks.Lock(self._files, path, every=heartbeat)
-        self._timeout = timeout
+        self.timeout = timeout
         self._finite_only = finite_only
         self._session = ""  # while it is open
         self._done: set[int] = set()  # steps that this store has saved or loaded
+        self._final: set[int] = set()  # those of them that nothing replaces any more
         self._aborted = threading.Event()
         self.path = path
         self.rank = rank
@@ -161,10 +162,18 @@ class Store:
         """
         return self._directory.manifest(step)
 
-    def verify(self, step: int) -> str | None:
-        """Returns why a step cannot be used, or None: reads and hashes all of it."""
-        reason = self._directory.verify(step, self.run_id)
-        self._keeper.judge(step, reason)
+    def verify(self, step: int, *, together: bool = False) -> str | None:
+        """Returns why a step cannot be used, or None: reads and hashes all of it.
+
+        Args:
+            step: The step.
+            together: Whether all ranks verify it, each what all share and its part of
+                their own files; it is good if all say so.
+        """
+        share = (self.rank, self.size) if together else (0, 1)
+        reason = self._directory.verify(step, self.run_id, share)
+        if reason is not None or not together:
+            self._keeper.judge(step, reason)
         return reason
 
     def good_steps(self) -> Verified:
@@ -175,14 +184,19 @@ class Store:
             {step: reason for step, reason in reasons.items() if reason is not None},
         )
 
-    def load(self, step: int) -> Checkpoint:
+    def load(self, step: int, ranks: Collection[int] | None = None) -> Checkpoint:
         """Returns a step, of which every byte is the one that was saved.
+
+        Args:
+            step: The step.
+            ranks: Whose own files to read, where the ranks have verified it together;
+                None reads all.
 
         Raises:
             CheckpointError: It cannot be read, or is damaged (`DamagedError`).
         """
         try:
-            found = self._directory.load(step)
+            found = self._directory.load(step, ranks)
         except OSError as error:
             raise DamagedError(f"step {step} cannot be read: {error}") from error
         self._keeper.judge(step, None)
@@ -193,8 +207,9 @@ class Store:
         """Saves this rank's part of a step; the chief commits the step.
 
         Every rank calls it, in any thread, one step after the other. A step that this
-        store has saved or loaded is left as it is. One of an earlier session is
-        replaced, at the moment when the new one is there.
+        store has saved or loaded is left as it is, unless the part replaces it, which
+        one may. That, or one of an earlier session, is replaced at the moment when the
+        new one is there.
 
         Returns:
             Once the step is committed (chief), or this rank's part durable (others).
@@ -207,7 +222,8 @@ class Store:
         check_step(step)
         if not self._session:
             raise RuntimeError("The store is not open.\nHINT: Call open() before.")
-        if step in self._done:
+        again = step in self._done
+        if step in self._final or (again and not part.replaces):
             return
         saving = Saving(
             directory=self._directory,
@@ -216,10 +232,13 @@ class Store:
             rank=self.rank,
             size=self.size,
             finite_only=self._finite_only,
+            again=again,
         )
         with explaining(f"Step {step} could not be saved", self.path):
             manifest = self._save(saving, part)
         self._done.add(step)
+        if part.replaces:
+            self._final.add(step)
         if manifest is not None:
             self._retain(manifest)
 
@@ -291,7 +310,7 @@ class Store:
         if self.rank != 0:
             hand_in(saving, part)
             return None
-        collecting = partial(collect, saving, self._timeout, self._aborted)
+        collecting = partial(collect, saving, self.timeout, self._aborted)
         return commit(saving, part, self.run_id or "", self._lock, collecting)
 
     def _retain(self, manifest: Manifest) -> None:

@@ -8,10 +8,11 @@ from tfdist.checkpoint import manifest as manifests
 from tfdist.checkpoint.directory import Directory
 from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.manifest import Manifest
+from tfdist.checkpoint.parts import is_second
 
 # What a save leaves in a folder. Anything else is somebody's, and stays.
 _OWN = re.compile(
-    r"(common|rank-\d{4,}-of-\d{4,})-[0-9a-f]{8}\.safetensors(\.json)?(\.tmp)?"
+    r"(common|rank-\d{4,}-of-\d{4,})-[0-9a-f]{8}(-2)?\.safetensors(\.json)?(\.tmp)?"
     r"|MANIFEST\.json(\.tmp)?"
 )
 
@@ -61,8 +62,13 @@ def sweep_probes(directory: Directory) -> None:
 
 
 def tidy(directory: Directory, manifest: Manifest) -> None:
-    """Removes the notes of a step that was just committed, and an older session's."""
-    _clear(directory, manifest.step, {manifests.NAME, *manifest.files})
+    """Removes the notes of a step that was just committed, and what it has replaced.
+
+    What replaces it in turn stays: other ranks may have handed that in already.
+    """
+    needed = {manifests.NAME, *manifest.files}
+    coming = None if is_second(manifest.common, manifest.session) else manifest.session
+    _clear(directory, manifest.step, needed, coming)
 
 
 def _needed(directory: Directory, step: int) -> set[str] | None:
@@ -73,9 +79,13 @@ def _needed(directory: Directory, step: int) -> set[str] | None:
         return None
 
 
-def _clear(directory: Directory, step: int, keep: set[str]) -> list[str]:
+def _clear(
+    directory: Directory, step: int, keep: set[str], coming: str | None = None
+) -> list[str]:
     folder = directory.folder(step)
     names = [name for name in directory.files.names(folder) if _OWN.fullmatch(name)]
+    if coming is not None:
+        names = [name for name in names if not is_second(name, coming)]
     doomed = [name for name in names if name not in keep]
     for name in doomed:
         directory.files.remove(f"{folder}/{name}")

@@ -117,6 +117,7 @@ class Writer:
             common=_filled(self._common, part.common),
             details=plain_copy(part.details, "details"),
             own_details=plain_copy(part.own_details, "own details"),
+            replaces=part.replaces,
         )
         self.counts.copying_seconds += time.perf_counter() - started
         self._thread = threading.Thread(

@@ -52,7 +52,12 @@ def runs_python(dataset: tf.data.Dataset) -> bool:
 def function_nodes(dataset: tf.data.Dataset) -> Iterator[Any]:
     """Yields the operations of the functions of a dataset's last stage."""
     for function in dataset._functions():
-        definition = function.function.graph.as_graph_def()
-        yield from definition.node
-        for inner in definition.library.function:
-            yield from inner.node_def
+        yield from graph_nodes(function.function.graph)
+
+
+def graph_nodes(graph: tf.Graph) -> Iterator[Any]:
+    """Yields the operations of a graph and of all functions that it calls."""
+    definition = graph.as_graph_def()
+    yield from definition.node
+    for inner in definition.library.function:
+        yield from inner.node_def

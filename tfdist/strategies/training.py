@@ -100,9 +100,17 @@ class KerasTraining(_Strategy):
             )
         )
 
-    def agree(self, what: str, details: dict[str, Any] | None = None) -> None:
-        """Waits for all ranks to come to `what`, or raises what they disagree on."""
-        self._ledger.agree(what, details)
+    def agree(
+        self, what: str, details: dict[str, Any] | None = None, timeout: float = 300.0
+    ) -> None:
+        """Waits for all ranks to come to `what`, or raises what they disagree on.
+
+        Args:
+            what: What this rank is about to do.
+            details: What has to be equal.
+            timeout: Seconds after which the missing ranks are named.
+        """
+        self._ledger.agree(what, details, timeout)
 
     def stops(self, wanted: bool) -> bool:
         """Returns whether all ranks stop here; see `Ledger.look`."""

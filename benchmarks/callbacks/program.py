@@ -36,8 +36,13 @@ class Turn:
         images = np.random.default_rng(1).random((digits.BATCH_SIZE * steps, 8, 8, 1))
         labels = np.arange(len(images)) % 10
         arrays = (images.astype("float32"), labels.astype("int32"))
-        self._data = tf.data.Dataset.from_tensor_slices(arrays).batch(
-            digits.BATCH_SIZE, drop_remainder=True
+        options = tf.data.Options()
+        # TensorFlow 2.21 may wait for its tuner for seconds when an epoch ends.
+        options.autotune.enabled = False
+        self._data = (
+            tf.data.Dataset.from_tensor_slices(arrays)
+            .batch(digits.BATCH_SIZE, drop_remainder=True)
+            .with_options(options)
         )
         self._strategy = strategy
         with strategy.scope():

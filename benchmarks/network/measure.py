@@ -93,7 +93,7 @@ def _measure(
         for rate in rates:
             if rate.name:
                 links.set_rate(bed, rate)
-            seconds, counted = _timed(bed, plan, job)
+            seconds, counted, busy = _timed(bed, plan, job)
             row = Row(
                 model,
                 method.name,
@@ -102,6 +102,7 @@ def _measure(
                 counted,
                 _formula(method, answers[0], len(answers)),
                 reached,
+                busy,
             )
             results.rows.append(row)
             _say(
@@ -110,8 +111,11 @@ def _measure(
             )
 
 
-def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float]:
-    """Returns the seconds of each step of all ranks, and the bytes of a host's step."""
+def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float, float]:
+    """Returns the seconds of each step of all ranks, and means of a rank's step.
+
+    They are the bytes that its host sends, and the seconds in which it computes.
+    """
     # The first step of an order begins when a rank sees it, not when all do.
     trial = job.ask(START_SECONDS, steps=2)
     guess = max(each["seconds"][-1] for each in trial)
@@ -120,7 +124,8 @@ def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float]:
     answers = job.ask(START_SECONDS + 10 * count * guess, steps=count + 1)
     sent = [now - then for now, then in zip(links.sent_bytes(bed), before, strict=True)]
     seconds = [second for each in answers for second in each["seconds"][1:]]
-    return seconds, sum(sent) / len(sent) / (count + 1)
+    busy = statistics.fmean(each["busy"] for each in answers)
+    return seconds, sum(sent) / len(sent) / (count + 1), busy
 
 
 def _formula(method: Method, answer: dict, ranks: int) -> float:

@@ -96,6 +96,7 @@ def _rows(results: Results, model: str, rate: str) -> str:
     head = (
         "method",
         "step (quartiles)",
+        "processor time",
         "x one process",
         "wire's limit",
         "x limit",
@@ -113,6 +114,7 @@ def _row(results: Results, row: Row, one: float | None) -> Sequence[str]:
     return (
         METHODS[row.method].what,
         f"{_ms(median)} ({1e3 * low:.0f} to {1e3 * high:.0f})",
+        "" if row.busy is None else _ms(row.busy),
         f"{median / one:.2f}" if one else "",
         _ms(limit),
         f"{median / limit:.1f}",

@@ -25,6 +25,7 @@ class Row:
     counted: float  # bytes that a host sent in a step, by its interface
     formula: float  # the same by arithmetic
     steps_to_loss: int | None  # None: not within the steps that were trained
+    busy: float | None = None  # seconds that all threads of a rank compute in a step
 
     @property
     def step(self) -> float:

@@ -61,9 +61,14 @@ def stages(results: Results, row: Row) -> str:
     parts["the rest (copies, waiting for the slower rank, agreeing)"] = max(left, 0.0)
     longest = max(parts, key=parts.__getitem__)
     texts = [
-        f"{'**' if name == longest else ''}{1e3 * seconds:.0f} ms {name}"
+        f"{'**' if name == longest else ''}{_ms(seconds)} {name}"
         f"{'**' if name == longest else ''}"
         for name, seconds in parts.items()
     ]
-    overlap = f" - {-1e3 * left:.0f} ms of these at the same time" if left < 0 else ""
-    return f"{1e3 * row.step:.0f} ms = " + " + ".join(texts) + overlap
+    overlap = f" - {_ms(-left)} of these at the same time" if left < 0 else ""
+    busy = "" if row.busy is None else f"; a rank's threads compute {_ms(row.busy)}"
+    return f"{_ms(row.step)} = {' + '.join(texts)}{overlap}{busy}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms"

@@ -13,7 +13,7 @@ DENSE = 4.0 * 12 * 1025 * 1024
 
 def row(method, rate, milliseconds, sent=DENSE):
     seconds = [milliseconds / 1e3 * factor for factor in (0.9, 1.0, 1.1)]
-    return Row("mlp", method, rate, seconds, 1.01 * sent, sent, 20)
+    return Row("mlp", method, rate, seconds, 1.01 * sent, sent, 20, 0.055)
 
 
 def measured(**changes) -> Results:
@@ -69,6 +69,7 @@ def test_targets_that_are_missed(method, slow, what):
     text = report.report(found)
     assert "**not met**" in text
     assert f"- {what}: {slow} ms = " in text
+    assert "; a rank's threads compute 55 ms\n" in text
 
 
 def test_a_target_without_its_peer_is_not_measured():
@@ -123,7 +124,7 @@ def test_stages_at_the_same_time_are_said():
     # 52 ms of computing and 440 ms of the all-reduce, of which TCP needs 424.
     assert text.startswith("430 ms = 52 ms computing on both hosts at once + **424 ms ")
     assert " + 16 ms that its collectives, alone, take longer than TCP" in text
-    assert text.endswith(" - 62 ms of these at the same time")
+    assert " - 62 ms of these at the same time; a rank" in text
 
 
 def test_the_report_holds_every_row_and_failure():

@@ -20,6 +20,8 @@ def received():
         number: signal.signal(number, lambda number, frame: received.append(number))
         for number in SIGNALS
     }
+    # A shell's background job inherits a SIGINT that is ignored.
+    former[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield received
     for number, handler in former.items():
         signal.signal(number, handler)

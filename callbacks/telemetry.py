@@ -70,8 +70,7 @@ class Telemetry(Placed):
 
     Args:
         log_dir: A folder for `telemetry.csv` (columns: `tfdist.telemetry.table.Row`)
-            and for TensorBoard (extra: tensorboard), written by the chief. None: no
-            files.
+            and scalars for TensorBoard, written by the chief. None: no files.
         every: Steps between two rows of the files; an epoch's last row may have fewer.
         timeline: (first, last) steps of this `fit`, from 1, to be recorded in Chrome
             traces in `log_dir`/timeline: TensorFlow's of each rank, and Horovod's by

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tfdist.errors import explain
-from tfdist.telemetry.table import PREVIOUS, Row, TableError, Writer
+from tfdist.telemetry.table import EPOCH, PREVIOUS, Row, TableError, Writer
 
 _logger = logging.getLogger("tfdist")
 _SCALARS = (
@@ -56,7 +54,7 @@ class FilesOfChief(Files):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._table: Writer | None = None
-        self._scalars: Any = None
+        self._scalars: Any = None  # of TensorFlow: TensorBoard only shows them
         self._has_failed = False
 
     def write(self, rows: Iterable[Row], *, steps_before: int) -> None:
@@ -78,11 +76,20 @@ class FilesOfChief(Files):
     def _write(self, rows: list[Row], steps_before: int) -> None:
         if self._table is None:
             self._table = self._opened(steps_before)
-            self._scalars = _scalar_writer(self._folder)
+            self._scalars = tf.summary.create_file_writer(str(self._folder))
         self._table.append(rows)
-        if self._scalars is not None:
-            with self._scalars.as_default():
-                _write_scalars(rows)
+        summary = tf.compat.v1.Summary(
+            value=[
+                tf.compat.v1.Summary.Value(tag=f"telemetry/{tag}", simple_value=value)
+                for tag, value in _scalars(rows)
+            ]
+        )
+        # All at once: an operation for each would take longer than the table.
+        with self._scalars.as_default():
+            tf.summary.experimental.write_raw_pb(
+                summary.SerializeToString(), step=rows[0].step
+            )
+        if rows[0].scope == EPOCH:
             self._scalars.flush()
 
     def _opened(self, steps_before: int) -> Writer:
@@ -117,32 +124,15 @@ def refuse_folder(folder: str, problem: str) -> None:
     )
 
 
-def _scalar_writer(folder: Path) -> Any:
-    """Returns TensorFlow's writer of summaries, or None where TensorBoard is missing.
-
-    `tf.summary.scalar` is TensorBoard's, which TensorFlow 2.21 no longer installs.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        _logger.warning(
-            "Telemetry writes no scalars for TensorBoard, which is not installed; the "
-            "table is complete. HINT: %s -m pip install 'tfdist[tensorboard]'",
-            sys.executable,
-        )
-        return None
-    return tf.summary.create_file_writer(str(folder))
-
-
-def _write_scalars(rows: list[Row]) -> None:
+def _scalars(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
+    """Yields the tags and values of rows of one step for TensorBoard."""
     for row in rows:
-        kind = f"telemetry/{row.scope}"
         if row.rank is not None:
             if not math.isnan(row.own_ms):
-                name = f"{kind}/own_ms/rank_{row.rank}"
-                tf.summary.scalar(name, row.own_ms, step=row.step)
+                yield f"{row.scope}/own_ms/rank_{row.rank}", row.own_ms
             continue
         for name in _SCALARS:
-            value = getattr(row, name)
-            if not math.isnan(value):
-                tf.summary.scalar(f"{kind}/{name}", value, step=row.step)
+            if not math.isnan(getattr(row, name)):
+                yield f"{row.scope}/{name}", getattr(row, name)
         for name, value in row.metrics.items():
-            tf.summary.scalar(f"{kind}/{name}", value, step=row.step)
+            yield f"{row.scope}/{name}", value

@@ -182,12 +182,20 @@ def test_a_second_fit_goes_on_a_new_callback_does_not(tmp_path):
     assert (tmp_path / table.PREVIOUS).exists()
 
 
-def test_without_tensorboard_the_table_is_complete(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    fit(compiled(), Telemetry(tmp_path), epochs=1)
-    assert "tfdist[tensorboard]" in caplog.text
-    assert table.read(tmp_path / table.FILE)
-    assert not list(tmp_path.glob("events*"))
+def test_tensorboard_shows_what_the_table_holds(tmp_path):
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    fit(compiled(), Telemetry(tmp_path, every=3), epochs=2)
+    events = reader.EventAccumulator(str(tmp_path)).Reload()
+    rows = [row for row in table.read(tmp_path / table.FILE) if row.rank is None]
+    for scope in (table.STEPS, table.EPOCH):
+        shown = events.Scalars(f"telemetry/{scope}/step_ms")
+        held = [row for row in rows if row.scope == scope]
+        assert [each.step for each in shown] == [row.step for row in held]
+        values = [each.value for each in shown]
+        assert values == pytest.approx([row.step_ms for row in held])
+    assert f"telemetry/{table.EPOCH}/loss" in events.Tags()["scalars"]
 
 
 def test_a_timeline_opens_as_a_chrome_trace(tmp_path, caplog):

@@ -103,7 +103,7 @@ class HorovodStrategy(KerasTraining, tf.distribute.MultiWorkerMirroredStrategy):
         built by tfdist and nobody has asked it, before the start, to be ready.
         """
         ready = os.environ.get("HOROVOD_TIMELINE")
-        if ready is None:
+        if ready is None and cluster.is_chief():
             _logger.warning(
                 "Horovod's own timeline is left out: this build of Horovod would have "
                 "taken a core of rank 0 to be ready for it. HINT: Run `tfdist horovod "

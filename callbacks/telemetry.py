@@ -57,10 +57,10 @@ class Telemetry(Placed):
 
     It takes no part in the training: nothing that is computed changes. Operations that
     read the clock are added to the step, and taken out at the end of `fit`. Ranks tell
-    each other their sums in one small collective each `every` steps and each epoch. The
-    first execution of a `fit`, which traces, is left out, unless it is the only one of
-    its epoch. Where `jit_compile=True` makes one XLA program of the step, only its
-    duration is known.
+    each other their sums in one small collective each `every` steps and where an epoch
+    ends in between. The first execution of a `fit`, which traces, is left out, unless
+    it is the only one of its epoch. Where `jit_compile=True` makes one XLA program of
+    the step, only its duration is known.
 
     Logs of an epoch, equal on all ranks: `examples_per_second` (of all ranks),
     `step_ms`, `input_ms` and `communication_ms` (mean over the ranks), `slowest_rank`,
@@ -147,7 +147,8 @@ class Telemetry(Placed):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Logs the epoch's figures, and writes them down."""
-        self._end_part()
+        if cast(Parts, self._parts).has_steps:
+            self._end_part()
         measured, self._of_epoch = self._of_epoch, figures.nothing(len(self._hosts))
         if not measured[:, 0].all():
             return  # no rank has made a step that was measured

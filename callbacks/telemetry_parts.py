@@ -27,6 +27,9 @@ class Parts:
     Args:
         model: The model that is being fitted.
         executed: Called after each execution, with the steps of this part so far.
+
+    Attributes:
+        has_steps: Whether this part has had an execution; equal on all ranks.
     """
 
     def __init__(self, model: Any, executed: Callable[[int], None]) -> None:
@@ -34,6 +37,7 @@ class Parts:
         self._executed = executed
         self._times = StepTimes(model, self._count)
         self._steps = 0  # of this part
+        self.has_steps = False
         self._began = time.perf_counter()
         self._first: _Mark | None = None  # when the first execution had ended
         self._ended = self._began  # when the last execution had ended
@@ -57,6 +61,7 @@ class Parts:
     def begin(self) -> None:
         """Begins an epoch's first part; what was between does not count."""
         self._steps = 0
+        self.has_steps = False
         self._opening = None
         self._since = self._mark()
 
@@ -76,6 +81,7 @@ class Parts:
         if first is not None and first.totals.steps < end.totals.steps:
             since, opening = first, 0.0
         self._steps, self._since, self._opening = 0, end, 0.0
+        self.has_steps = False
         made = Totals(*np.subtract(end.totals, since.totals))
         own = Measured(
             made.steps,
@@ -89,6 +95,7 @@ class Parts:
 
     def _count(self, steps: int) -> None:
         self._ended = time.perf_counter()
+        self.has_steps = True
         if self._opening is None:  # Keras has made the epoch's iterator
             self._opening = self._times.started - self._since.time
         if self._first is None:

@@ -125,7 +125,7 @@ def _timed(bed: Bed, plan: Plan, job: jobs.Job) -> tuple[list[float], float, flo
     sent = [now - then for now, then in zip(links.sent_bytes(bed), before, strict=True)]
     seconds = [second for each in answers for second in each["seconds"][1:]]
     busy = statistics.fmean(each["busy"] for each in answers)
-    return seconds, sum(sent) / len(sent) / (count + 1), busy
+    return seconds, sum(sent) / len(sent) / (count + 1), busy / (count + 1)
 
 
 def _formula(method: Method, answer: dict, ranks: int) -> float:

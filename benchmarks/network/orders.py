@@ -28,6 +28,7 @@ class Orders:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank, self._number = folder, rank, -1
+        self._busy = 0.0  # seconds that this process had computed when the order came
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while (order := self.next()) is not None:
@@ -40,10 +41,12 @@ class Orders:
         while not path.exists():
             time.sleep(POLL_SECONDS)
         order: dict[str, Any] | None = json.loads(path.read_text())
+        self._busy = time.process_time()
         return order
 
     def answer(self, **what: Any) -> None:
-        """Says what came of the order."""
+        """Says what came of the order, and how long this process's threads computed."""
+        what["busy"] = time.process_time() - self._busy
         _write(self._folder / f"answer-{self._number}-{self._rank}.json", what)
 
 

@@ -66,14 +66,12 @@ def serve(orders: Orders, step: Callable[[int], float], **facts: Any) -> None:
     number = 0
     for order in orders:
         seconds, losses = [], []
-        busy = time.process_time()
         for _ in range(order["steps"]):
             began = time.perf_counter()
             losses.append(step(number % models.BATCHES))
             seconds.append(time.perf_counter() - began)
             number += 1
-        busy = (time.process_time() - busy) / max(order["steps"], 1)
-        orders.answer(seconds=seconds, losses=losses, busy=busy, **facts)
+        orders.answer(seconds=seconds, losses=losses, **facts)
 
 
 def _number(name: str, default: int) -> int:

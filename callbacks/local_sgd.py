@@ -167,8 +167,7 @@ class LocalSGD(Placed):
         statistics = [
             variable
             for layer in self.model._flatten_layers()
-            for variable in keras_names.made_untrainable(layer)
-            if variable.dtype.startswith(("float", "bfloat"))
+            for variable in keras_names.statistics_of(layer)
         ]
         if self._outer and self._outer.works_for(path, weights, statistics):
             return self._outer

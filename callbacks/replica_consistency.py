@@ -38,9 +38,9 @@ class ReplicaConsistency(Placed):
 
     What differs by design is left out: gradients that are accumulated for a later
     update, residuals of compressed gradients, metrics; moving statistics of plain
-    BatchNormalization until they are averaged at an epoch's end; with LocalSGD, what
-    replicas learn on their own until they exchange it, and the slots of their
-    optimizers.
+    BatchNormalization and of layers of one's own, until they are averaged at an epoch's
+    end; with LocalSGD, what replicas learn on their own until they exchange it, and the
+    slots of their optimizers.
 
     It also works for a plain Keras model in a script that uses Horovod itself: there,
     weights and optimizer slots are compared. With one replica it does nothing.

@@ -21,7 +21,8 @@ def common_variables(
     statistics, without what differs by design:
 
     - gradients that are accumulated for a later update, and metrics;
-    - the moving statistics of plain BatchNormalization, until an epoch's end;
+    - the moving statistics of plain BatchNormalization and of layers of one's own,
+      until an epoch's end;
     - with LocalSGD, what the replicas learn on their own, until an epoch's end, and
       the slots of their optimizers;
     - under other strategies, and with Horovod alone, random states and moving

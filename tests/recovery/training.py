@@ -55,6 +55,7 @@ class Obedience(keras.callbacks.Callback):
                 kind, _, step = moment.partition("-")
                 self._orders.append((kind, int(step or 0), name))
         self._begun = False
+        self._pause = 0.0  # seconds after each step
         self.step = 0  # complete ones of the run, as the optimizer counts them
 
     def reach(self, moment: str) -> None:
@@ -67,6 +68,9 @@ class Obedience(keras.callbacks.Callback):
                     time.sleep(40.0)
                 else:
                     os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+                if name == "STOP":
+                    # Continued and told to leave, it would be done before all agree.
+                    self._pause = 0.3
 
     def on_train_batch_begin(self, batch, logs=None):
         if not self._begun:
@@ -78,6 +82,7 @@ class Obedience(keras.callbacks.Callback):
         self.step += 1
         teller.tell(self.step, "training")
         self.reach("step")
+        time.sleep(self._pause)
 
     def on_test_batch_end(self, batch, logs=None):
         teller.tell(self.step, "validation")

@@ -60,6 +60,23 @@ def sum_tensors(tensors: Sequence[tf.Tensor], lane: str) -> list[tf.Tensor]:
     return results
 
 
+def mean_tensors(tensors: Sequence[tf.Tensor], lane: str) -> list[tf.Tensor]:
+    """Returns the mean over all replicas of each dense float tensor.
+
+    The sum is made in float64: where all have the same value of up to 32 bits, that is
+    the mean, to the bit.
+
+    Args:
+        tensors: As of `sum_tensors`.
+        lane: One of `lanes.ALL`.
+    """
+    wide = [tf.cast(tensor, tf.float64) for tensor in tensors]
+    return [
+        tf.cast(total / replicas(), tensor.dtype)
+        for tensor, total in zip(tensors, sum_tensors(wide, lane), strict=True)
+    ]
+
+
 def sum_slices(slices: Sequence[tf.IndexedSlices]) -> list[tf.IndexedSlices]:
     """Returns the sum over all replicas of sparse gradients, kept sparse.
 

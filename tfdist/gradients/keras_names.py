@@ -29,7 +29,7 @@ RATE = ("_iterations", "_learning_rate")
 MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
-RESUME = ("_get_metrics_result_or_logs", "_initial_epoch")
+EPOCHS = ("_get_metrics_result_or_logs", "_initial_epoch")
 LOOP = (
     "_current_iterator",
     "_distributed_dataset",
@@ -149,6 +149,15 @@ def made_untrainable(layer: Any) -> list[Any]:
     Frozen weights are not among them.
     """
     return list(layer._non_trainable_variables)
+
+
+def statistics_of(layer: Any) -> list[Any]:
+    """Returns what a layer learns without gradients, such as moving averages."""
+    return [
+        variable
+        for variable in made_untrainable(layer)
+        if variable.dtype.startswith(("float", "bfloat"))
+    ]
 
 
 def epoch_iterator_class() -> Any:

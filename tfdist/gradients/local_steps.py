@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfdist.errors import explain
 from tfdist.gradients import lanes
 from tfdist.gradients.attach import GradientPath, attach, path_of
-from tfdist.gradients.collectives import replicas, sum_tensors
+from tfdist.gradients.collectives import mean_tensors, replicas
 from tfdist.gradients.reduction import Gradients, Kind, Reduced
 
 
@@ -176,8 +176,7 @@ class OuterSteps:
         values = [outer.value for outer in self._outer_weights]
         _assign(self._weights, [tf.identity(value) for value in values])
         own = [tf.convert_to_tensor(variable.value) for variable in self._statistics]
-        totals = sum_tensors(own, lanes.STATE)
-        _assign(self._statistics, [total / replicas() for total in totals])
+        _assign(self._statistics, mean_tensors(own, lanes.STATE))
         self._since.assign(0)
 
 

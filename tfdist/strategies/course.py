@@ -52,7 +52,7 @@ class Course:
     def __init__(self, fit: fits.Call) -> None:
         self._model = fit.model
         self._loop = fit.loops[0]
-        keras_names.require(self._model, keras_names.RESUME)
+        keras_names.require(self._model, keras_names.EPOCHS)
         keras_names.require(self._loop, keras_names.LOOP)
         self._data = FitData(fit, self._loop)
         self._ending = fit.ending

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfdist import cluster
-from tfdist.gradients import shares
+from tfdist.gradients import keras_names, shares
 from tfdist.gradients.attach import path_of
 from tfdist.strategies import steps, synchronize
 
@@ -19,22 +20,20 @@ _logger = logging.getLogger("tfdist")
 _noted: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def results_of_all_ranks(
-    strategy: Any, model: Any, averaging: bool
-) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def results_of_all_ranks(strategy: Any, model: Any, averaging: bool) -> Iterator[None]:
     """Makes `model.get_metrics_result()` exact over all ranks, in one collective.
 
-    Keras calls it at the end of an epoch, before validation and callbacks. There,
-    with `averaging`, replicas that have trained on their own settle, and the moving
-    statistics of plain BatchNormalization become their mean over all replicas, so
-    that every rank validates, and the chief saves, that.
+    With `averaging`, replicas that have trained on their own settle where Keras ends an
+    epoch, before validation and callbacks, and what layers learn without gradients
+    (moving statistics) becomes the mean over all replicas, so that every rank
+    validates, and the chief saves, that.
     """
+    keras_names.require(model, keras_names.EPOCHS)
     own_results = type(model).get_metrics_result
+    own_end = type(model)._get_metrics_result_or_logs
 
-    def results() -> Any:
-        # Keras also asks inside a step, and while it builds the model symbolically.
-        if shares.current() is not None or not tf.executing_eagerly():
-            return own_results(model)
+    def end(logs: Any) -> Any:
         # A rank whose data ended sooner is found here, before it meets a collective.
         strategy.agree(f"the end of {strategy.phase_name()}")
         if averaging:
@@ -44,8 +43,15 @@ def results_of_all_ranks(
             statistics = steps.replica_statistics(model)
             if statistics:
                 synchronize.average(strategy, statistics)
+        return own_end(model, logs)
+
+    def results() -> Any:
+        # Keras also asks inside a step, and while it builds the model symbolically.
+        if shares.current() is not None or not tf.executing_eagerly():
+            return own_results(model)
         if cluster.size() == 1:
             return own_results(model)
+        strategy.agree("the metrics' results")
         variables = model.metrics_variables
         sums = synchronize.sums(strategy, variables)
         with keras.StatelessScope(
@@ -53,7 +59,11 @@ def results_of_all_ranks(
         ):
             return own_results(model)
 
-    return steps.replaced(model, "get_metrics_result", results)
+    with (
+        steps.replaced(model, "get_metrics_result", results),
+        steps.replaced(model, "_get_metrics_result_or_logs", end),
+    ):
+        yield
 
 
 def note_plain_batch_norm(strategy: Any, model: Any) -> None:

@@ -147,15 +147,17 @@ def _kept_statistics(
 
 
 def replica_statistics(model: keras.Model) -> list[Any]:
-    """Returns the moving statistics of plain (not synchronised) BatchNormalization."""
+    """Returns what layers learn on each replica without gradients.
+
+    Such as the moving statistics of plain (not synchronised) BatchNormalization, and
+    what layers of users' own keep.
+    """
+    keras_names.require(model, keras_names.LAYER)
     return [
         variable
         for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and not layer.synchronized
-        and layer.built
-        for variable in layer.non_trainable_variables
-        if variable.dtype.startswith(("float", "bfloat"))
+        if not getattr(layer, "synchronized", False)
+        for variable in keras_names.statistics_of(layer)
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.gradients import lanes
-from tfdist.gradients.collectives import replicas, sum_tensors
+from tfdist.gradients.collectives import mean_tensors, sum_tensors
 from tfdist.strategies.replica import Replica, this_replica
 
 
@@ -43,10 +43,9 @@ def average(strategy: Any, variables: Sequence[Any]) -> None:
 
     def replica() -> None:
         values = [tf.convert_to_tensor(variable.value) for variable in variables]
-        for variable, total in zip(
-            variables, sum_tensors(values, lanes.STATE), strict=True
-        ):
-            variable.assign(total / replicas())
+        means = mean_tensors(values, lanes.STATE)
+        for variable, mean in zip(variables, means, strict=True):
+            variable.assign(mean)
 
     run_often(strategy, "average", variables, replica)
 

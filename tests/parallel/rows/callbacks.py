@@ -51,6 +51,24 @@ def batch_logs(setting: Setting) -> Results:
     return results | {"history/batches": np.asarray(losses)}
 
 
+class Asking(keras.callbacks.Callback):
+    """Ask for the metrics' results after each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.losses.append(float(self.model.get_metrics_result()["loss"]))
+
+
+@row("metrics' results asked for after each step")
+def results_between(setting: Setting) -> Results:
+    asking = Asking()
+    results = train(setting, data=regression(57), callbacks=[asking])
+    return results | {"history/asked": np.asarray(asking.losses)}
+
+
 class Doubled(keras.callbacks.Callback):
     """Change weights in a callback, as a user may on every rank."""
 

@@ -154,6 +154,43 @@ def plain_normalization(setting: Setting) -> Results:
     return {"history/moving_mean": np.asarray(seen)} | outcome(setting, model, history)
 
 
+class Centring(layers.Layer):
+    """A user's own layer, which learns the mean of its inputs without gradients."""
+
+    def build(self, shape: Any) -> None:
+        self.mean = self.add_weight(shape=shape[1:], trainable=False, name="mean")
+        tenth = keras.initializers.Constant(0.1)
+        self.rate = self.add_weight(initializer=tenth, trainable=False, name="rate")
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not training:
+            return inputs - self.mean
+        self.mean.assign_add(self.rate * (keras.ops.mean(inputs, axis=0) - self.mean))
+        return inputs
+
+
+def centred() -> keras.Model:
+    return keras.Sequential([keras.Input((8,)), Centring(), layers.Dense(1)])
+
+
+@row("moving average of a layer of one's own")
+def own_average(setting: Setting) -> Results:
+    # Equal shares: the mean of their means is the mean of the batch.
+    data = regression(48)
+    return train(setting, build=centred, data=data, batch_size=12, validation_data=data)
+
+
+@row("moving average of a layer of one's own, last batch of one row", compared=False)
+def own_average_of_few(setting: Setting) -> Results:
+    # The mean over no rows is NaN: replicas without any keep what they have learned.
+    model = compile_under(setting, centred, sgd, "mse")
+    history = model.fit(*regression(33), batch_size=16, epochs=2, verbose=0)
+    rate, mean = model.layers[0].rate.numpy(), model.layers[0].mean.numpy()
+    assert rate == np.float32(0.1), "a mean of equal numbers is not what they are"
+    assert np.isfinite(mean).all() and mean.any()
+    return outcome(setting, model, history)
+
+
 def dropout_mask(setting: Setting, seed: int) -> np.ndarray:
     """Train one step and read from the weights which values dropout kept."""
     keras.utils.set_random_seed(seed)

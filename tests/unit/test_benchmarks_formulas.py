@@ -76,6 +76,7 @@ def test_orders_are_carried_out_in_order_and_answered_by_all(tmp_path):
         commander.order(steps=steps)
         while (answers := commander.answers()) is None:
             pass
+        assert all(each.pop("busy") >= 0 for each in answers)
         assert answers == [{"twice": 2 * steps, "rank": rank} for rank in (0, 1)]
     commander.end()
     for thread in ranks:

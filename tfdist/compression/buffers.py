@@ -19,7 +19,9 @@ from tfdist.compression.rounds import ALL_TO_ALL, Rounds, Wire
 
 # Bytes below which one more collective costs more time than it hides; but the first
 # one begins while the backward pass has only begun.
-BUFFER_BYTES, FIRST_BYTES = 6 << 20, 1 << 20
+BUFFER_BYTES, FIRST_BYTES = 2 << 20, 1 << 20
+# Likewise for groups, each of which is computed by operations of its own.
+GROUP_BYTES = 6 << 20
 # For what one round sends in one way.
 MOST_BUFFERS, MOST_GROUPS = 4, 3
 
@@ -68,7 +70,7 @@ def groups_of(tensors: Sequence[tf.Tensor]) -> list[int]:
         tensors: What they are computed from, in the order of the variables.
     """
     sizes = [_bytes(tensor) for tensor in tensors]
-    each = max(BUFFER_BYTES, sum(sizes) / MOST_GROUPS)
+    each = max(GROUP_BYTES, sum(sizes) / MOST_GROUPS)
     before = itertools.accumulate(sizes, initial=0)
     return [int(start // each) for start, _ in zip(before, sizes, strict=False)]
 

@@ -70,13 +70,13 @@ for _name, (_options, _tolerance) in EXACT.items():
 
 @compression_row("fp16 in many buffers", tolerance=EXACT["fp16"][1])
 def compression_in_buffers(setting: Setting) -> Results:
-    with mock.patch.multiple(buffers, BUFFER_BYTES=4, FIRST_BYTES=4):
+    with mock.patch.multiple(buffers, BUFFER_BYTES=4, FIRST_BYTES=4, GROUP_BYTES=4):
         return train_compressed(setting, {"compressor": "fp16"})
 
 
 @compression_row("int8 in many buffers", tolerance=EXACT["int8"][1])
 def compression_levels_in_buffers(setting: Setting) -> Results:
-    with mock.patch.multiple(buffers, BUFFER_BYTES=4, FIRST_BYTES=4):
+    with mock.patch.multiple(buffers, BUFFER_BYTES=4, FIRST_BYTES=4, GROUP_BYTES=4):
         return train_compressed(setting, {"compressor": "int8"})
 
 

@@ -6,8 +6,8 @@ lasting name serves them all; different lanes overlap. The lanes of a training s
 ==========  =====================================  ==============================
 lane        what travels                           when
 ==========  =====================================  ==============================
-gradients   one buffer per dtype                   every optimizer step
-gradients2  more buffers of a large model; what    optimizer steps, if there are any
+gradients   the first buffer of each dtype         every optimizer step
+gradients2  more buffers, from 3 MB on; what       optimizer steps, if there are any
 to 16       a compressor sends in other rounds
             or ways
 sparse      values and row indices of gradients    optimizer steps, if there are any

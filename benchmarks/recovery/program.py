@@ -21,7 +21,6 @@ import tfdist
 from benchmarks.recovery.savers import NONE, SAVERS
 
 WIDTH = 1024  # of each layer
-SLACK = 3  # steps after the last save of a turn, which go on while it is written
 
 
 class Clock(keras.callbacks.Callback):
@@ -75,7 +74,7 @@ def turn(name: str, model: keras.Model, batch: int, folder: Path, options: Any) 
         folder.mkdir(parents=True)
         callbacks = [SAVERS[name](folder, options.every)]
     clock = Clock()
-    steps = options.every * options.saves + SLACK
+    steps = options.every * (options.saves + 1)  # the last one's period, too
     model.fit(
         data(batch),
         steps_per_epoch=steps + 1,

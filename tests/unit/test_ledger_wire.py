@@ -88,6 +88,17 @@ def test_a_message_of_exactly_the_limit_and_one_more_byte():
         encode({"t": "x" * (room + 1)})
 
 
+@pytest.mark.parametrize("text", ["é\n\u2028", "\0\x1b", "😀", "\ud800", "\udcff😀"])
+def test_any_text_arrives_on_one_line(text):
+    line = encode({text: text})
+    assert line.count(b"\n") == 1
+    assert decode(line) == {text: text}
+
+
+def test_an_emoji_takes_four_bytes():
+    assert len(encode({"t": "😀" * 10_000})) == len(encode({"t": ""})) + 40_000
+
+
 @pytest.mark.parametrize(
     "line", [b"\x80\x04K\x01.", b"[1]", b"{", b"[" * 60_000, b"1" * 5000, b"\xff"]
 )
@@ -243,6 +254,8 @@ def test_the_stall_limit(monkeypatch):
     monkeypatch.setenv("TFDIST_STALL_TIMEOUT", "90")
     assert stall_limit(None) == 90.0
     assert stall_limit(5) == 5.0
+    monkeypatch.setenv("TFDIST_STALL_TIMEOUT", "inf")
+    assert stall_limit(None) == float("inf")
     for wrong in ("-1", "0", "soon", "nan", ""):
         monkeypatch.setenv("TFDIST_STALL_TIMEOUT", wrong)
         with pytest.raises(ValueError, match="HINT: Set TFDIST_STALL_TIMEOUT"):

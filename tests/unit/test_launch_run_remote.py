@@ -60,6 +60,7 @@ def test_horovodrun_needs_one_name_of_the_interfaces(controller):
 def test_facts_of_this_host():
     found = facts([__file__])
     assert found["script"] and found["versions"] == versions()
+    assert versions().keys() == {"Python", "TensorFlow", "Keras", "Horovod", "tfdist"}
     assert not facts(["/none.py"])["script"]
     assert facts(["-m", "pytest"])["script"]
 

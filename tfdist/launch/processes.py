@@ -132,12 +132,19 @@ def _signals_wait() -> Iterator[None]:
         yield
         return
     received: list[int] = []
+    numbers = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
-        with noted_signals(received, signal.SIGINT, signal.SIGTERM):
+        with noted_signals(received, *numbers):
             yield
     finally:
         for number in received:
             signal.raise_signal(number)
+
+
+def heeded(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Returns the signals, without SIGHUP where `nohup` has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [each for each in numbers if each != signal.SIGHUP or not ignored]
 
 
 @contextlib.contextmanager

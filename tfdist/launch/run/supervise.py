@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdist.launch.errors import FAILED, CommandError
-from tfdist.launch.processes import noted_signals
+from tfdist.launch.processes import heeded, noted_signals
 from tfdist.launch.run import launcher, prepare
 from tfdist.launch.run.endings import ENDING_SIGNALS, TOO_FEW_HOSTS, Ending
 from tfdist.launch.run.launcher import Options
@@ -51,7 +50,7 @@ def supervise(task: Task) -> int:
     folder = task.log_dir or Path(tempfile.mkdtemp(prefix="tfdist-run-"))
     remove_old(folder)
     received: list[int] = []
-    with noted_signals(received, *_signals()):
+    with noted_signals(received, *heeded(*ENDING_SIGNALS)):
         loop = _Loop(task, plan, folder, received)
         code = loop.run(plan, abroad)
     if task.log_dir is None and not loop.failed:
@@ -171,12 +170,6 @@ def _report(ending: Ending, why: str) -> None:
     if ending.what:
         reason = f" ({why})" if why else ""
         _say(f"{ending.what}{reason}; {ending.detail}")
-
-
-def _signals() -> list[signal.Signals]:
-    """Returns what ends this command; under `nohup` a lost terminal does not."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [each for each in ENDING_SIGNALS if each != signal.SIGHUP or not ignored]
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import shutil
 import signal
@@ -34,6 +35,7 @@ _POLL = 0.05
 _HOROVODRUN = (sys.executable, "-m", "tfdist.launch.run.horovodrun")
 _FAREWELL = 10.0  # seconds for horovodrun or ssh to end after its ranks
 _TOKEN_BYTES = 32
+_OWN_FILES = 256  # that are open beside the ranks' logs and connections
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def launch(
     Raises:
         CommandError: A host could not be given what its ranks need.
     """
+    _allow_open_files(2 * plan.size + _OWN_FILES)
     logs = Logs(folder, plan.size)
     job = Job(
         [rank.host for rank in plan.ranks],
@@ -98,6 +101,15 @@ def launch(
         return Ending(128 + received[0], interrupted=True)
     ending = _ending(job, plan.size, logs, code) if code else Ending(0)
     return replace(ending, interrupted=bool(received))
+
+
+def _allow_open_files(number: int) -> None:
+    """Raises the limit of open files, mostly 1024, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        number = min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
 
 
 def _start(

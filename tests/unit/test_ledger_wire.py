@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from tfdist.coordination.server import Server
 from tfdist.coordination.wire import MAX_LINE, Channel, WireError, decode, encode
 from tfdist.coordination.wording import differences, group, name_ranks
 from tfdist.errors import TfdistError
+from tfdist.testing.meeting import Meeting
 
 TOKEN = bytes(range(32))
 
@@ -187,6 +189,18 @@ def test_a_rank_cannot_be_taken_over(server):
     with connect(["127.0.0.1"], server.port, TOKEN, 1, 5.0):
         with pytest.raises(TfdistError, match="cannot reach"):
             connect(["127.0.0.1"], server.port, TOKEN, 1, 0.5)
+
+
+@pytest.mark.parametrize("kind", [Link, partial(Meeting, server=None, offer=None)])
+def test_a_lost_host_is_noticed_by_who_sends_to_it(server, kind):
+    def limit(connection):  # in milliseconds
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    connection = connect(["127.0.0.1"], server.port, TOKEN, 1, 5.0)
+    assert limit(connection) == 0  # as for the wrappers, whose launcher may be paused
+    end = kind(connection, 1)
+    assert limit(connection) == 25_000
+    end.close(1.0) if kind is Link else end.close()
 
 
 def test_strangers_do_not_disturb(server, knock):

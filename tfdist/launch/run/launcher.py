@@ -67,7 +67,8 @@ def launch(
         that ended this command, or `job.STALLED`.
 
     Raises:
-        CommandError: A host could not be given what its ranks need.
+        CommandError: A host could not be given what its ranks need, or not before
+            a signal came.
     """
     _allow_open_files(2 * plan.size + _OWN_FILES)
     logs = Logs(folder, plan.size)
@@ -89,7 +90,8 @@ def launch(
         store(ticket.encoded(), path)
         stack.callback(remove, path)
         if plan.command and others:
-            _ask_others(others, {"store": ticket.encoded(), "path": str(path)})
+            question = {"store": ticket.encoded(), "path": str(path)}
+            _ask_others(others, question, received)
         stack.callback(_end_all, engines)
         engines += _start(plan, others, ticket, path, logs)
         code = _wait(job, engines, received, options)
@@ -240,8 +242,10 @@ def _ticket_path() -> Path:
     return Path(tempfile.gettempdir()) / name / "ticket.json"
 
 
-def _ask_others(others: Sequence[str], question: Mapping[str, str]) -> None:
-    remote.ask_all(others, [question] * len(others))
+def _ask_others(
+    others: Sequence[str], question: Mapping[str, str], received: Sequence[int] = ()
+) -> None:
+    remote.ask_all(others, [question] * len(others), received)
 
 
 def _end_all(engines: Sequence[subprocess.Popen[bytes]]) -> None:

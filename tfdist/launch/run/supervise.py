@@ -107,6 +107,8 @@ class _Loop:
         try:
             return launcher.launch(plan, abroad, options, folder, received)
         except CommandError as error:
+            if received:
+                return Ending(128 + received[0], interrupted=True)
             if not restarts:
                 raise
             # A host was lost since it has answered; it will be asked again.
@@ -119,6 +121,8 @@ class _Loop:
         said = ""
         while True:
             prepared, text = self._regroup()
+            if self._received:
+                return None
             if prepared is not None:
                 _say(f"restart {self._history.starts} with {text}")
                 return prepared
@@ -138,7 +142,7 @@ class _Loop:
         without = ""
         if request.hosts:
             controller = self._controller if len(request.hosts) > 1 else None
-            kept, lost = prepare.answering(request, machine, controller)
+            kept, lost = prepare.answering(request, machine, controller, self._received)
             ranks = min(ranks, sum(host.slots for host in kept))
             request = replace(request, hosts=kept, processes=ranks)
             without = "".join(f"; without {host}: {why}" for host, why in lost.items())
@@ -146,7 +150,8 @@ class _Loop:
         if ranks < least:
             return None, f"{ranks} of at least {least} ranks have a host{without}"
         try:
-            prepared = prepare.prepare(request, machine, self._task.first_port)
+            port = self._task.first_port
+            prepared = prepare.prepare(request, machine, port, self._received)
         except CommandError as error:
             return None, f"{error}{without}"
         return prepared, f"{_where(prepared[0])}{without}"

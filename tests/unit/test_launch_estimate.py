@@ -205,6 +205,12 @@ def test_times_that_fall_say_nothing():
         fit_link([(1e3, 2.0), (1e6, 1.0)], 2, 50e-6)
 
 
+def test_one_size_says_nothing():
+    # The probe measures no larger one where the smallest already takes too long.
+    with pytest.raises(ValueError, match="only one size"):
+        fit_link([(4096.0, 0.6)], 2, 50e-6)
+
+
 def test_samples_are_found_among_other_output():
     line = f'[1,0]<stdout>:{MARK}{{"ranks": 2, "samples": [[4, 0.5]]}}'
     assert measure.read_samples(f"noise\n{line}\nmore") == [(4.0, 0.5)]

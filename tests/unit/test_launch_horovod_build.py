@@ -15,7 +15,7 @@ from tfdist.launch import (
     horovod_proof,
     main,
 )
-from tfdist.launch.errors import FAILED, CommandError
+from tfdist.launch.errors import FAILED, NOT_STARTED, CommandError
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,23 @@ def test_what_fails_its_proof_is_removed(steps, monkeypatch, capsys):
     assert install() == FAILED
     assert steps == ["build", "install", "uninstall"]
     assert "tfdist: no sum. HINT: see log" in capsys.readouterr().err
+
+
+def test_what_is_interrupted_during_its_proof_is_removed(steps, monkeypatch):
+    def interrupt(controller, log):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(horovod_proof, "prove", interrupt)
+    assert install() == 130
+    assert steps == ["build", "install", "uninstall"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(steps, monkeypatch, capsys):
+    monkeypatch.setenv("TFDIST_CACHE", "/dev/null/x")
+    assert install() == NOT_STARTED
+    assert not steps
+    said = capsys.readouterr().err
+    assert "/dev/null/x" in said and "HINT: set TFDIST_CACHE=DIR" in said
 
 
 def test_half_written_wheel_is_not_found(cache):

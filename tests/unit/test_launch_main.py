@@ -1,5 +1,7 @@
 """The command line as a whole: its verbs, its errors, its start-up."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ class FailingVerb:
 
 
 WAITING_VERB = """
+import signal
 import sys
 from pathlib import Path
 from tfdist.launch import main, processes
@@ -38,7 +41,20 @@ def wait(arguments):
     return processes.run_logged(command, log, environment=environment)
 
 main.VERBS = (Wait,)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though the tests run under nohup
 sys.exit(main.main(["wait"]))
+"""
+
+PRINTING_VERB = """
+import sys
+from tfdist.launch import main
+
+class Print:
+    def add_parser(verbs):
+        verbs.add_parser("print").set_defaults(function=lambda arguments: print("x"))
+
+main.VERBS = (Print,)
+sys.exit(main.main(["print"]))
 """
 
 
@@ -88,7 +104,8 @@ def test_an_error_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "tfdist: No disk. HINT: buy one\n"
 
 
-def test_sigterm_leaves_no_process_behind(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_process_behind(tmp_path, number):
     log = tmp_path / "log"
     command = subprocess.Popen([sys.executable, "-c", WAITING_VERB, str(log)])
     try:
@@ -98,9 +115,40 @@ def test_sigterm_leaves_no_process_behind(tmp_path):
             time.sleep(0.05)
         started = int(log.read_text())
         assert psutil.pid_exists(started)
-        command.terminate()
-        assert command.wait(timeout=60) == 128 + 15
+        command.send_signal(number)
+        assert command.wait(timeout=60) == 128 + number
         assert not psutil.pid_exists(started)
     finally:
         command.kill()
         command.wait()
+
+
+def test_under_nohup_a_lost_terminal_ends_nothing(monkeypatch):
+    monkeypatch.setattr(main_module, "VERBS", (FailingVerb,))
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        main_module.main(["fail"])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        main_module.main(["fail"])
+        assert signal.getsignal(signal.SIGHUP) != signal.SIG_DFL  # the control
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    command = [sys.executable, "-c", PRINTING_VERB]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_missing_stream_goes_nowhere(monkeypatch, name):
+    monkeypatch.setattr(main_module, "VERBS", (FailingVerb,))
+    monkeypatch.setattr(sys, name, None)  # as after `tfdist ... >&-`
+    assert main_module.main(["fail"]) == FAILED
+    with getattr(sys, name) as stream:
+        assert stream.name == os.devnull and not stream.isatty()

@@ -1,9 +1,11 @@
 """Bad input of `tfdist run`: one line, one hint, exit code 2, nothing started."""
 
+import resource
 import socket
 
 import pytest
 
+from tests.unit.test_launch_run_plan import plan
 from tfdist.launch import main as main_module
 from tfdist.launch.run import launcher
 from tfdist.launch.run.endings import Ending
@@ -141,3 +143,24 @@ def test_a_dry_run_shows_the_restarts(started, capsys):
         "hosts to answer",
         "end: after 3 failures in a row at one step",
     ]
+
+
+def test_many_ranks_may_have_many_open_files(monkeypatch, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    seen = []
+
+    def look(folder, size):
+        seen.append(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        raise KeyboardInterrupt  # enough: nothing has been started
+
+    monkeypatch.setattr(launcher, "Logs", look)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        for size in (600, 2):
+            with pytest.raises(KeyboardInterrupt):
+                many = plan(processes=size)
+                launcher.launch(many, [], launcher.Options(1.0, 0.0), tmp_path, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # A log and a connection for each; and a limit is never lowered.
+    assert seen[0] >= min(1200, hard) and seen[1] == seen[0]

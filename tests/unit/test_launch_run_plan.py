@@ -102,6 +102,8 @@ def test_ranks_are_not_quicker_to_give_up_than_the_launcher():
     patient = {"processes": 2, "stall_timeout": 3600.0}
     assert float(plan(**patient).environment[name]) > 3600
     assert name not in plan({}, {name: "5"}, **patient).environment
+    # 0 is any time, for the ranks too.
+    assert plan(processes=2, stall_timeout=0.0).environment[name] == "inf"
 
 
 def test_variables_of_other_launches_are_taken_away():
@@ -128,6 +130,11 @@ def test_only_what_differs_today_is_shown():
         ({}, {"strategy": "mirrored", "controller": "mpi"}, "--controller is for Hor"),
         ({}, {"strategy": "multiworker", "config": Path("x")}, "--config is for Hor"),
         ({"gpus": 2}, {"strategy": "mirrored", "processes": 3}, "more than the 2 GPUs"),
+        (
+            {"gpus": 2},
+            {"strategy": "mirrored", "hosts": (Host("localhost", 4),)},
+            "4 replicas are more than the 2 GPUs",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(facts, request_, problem):

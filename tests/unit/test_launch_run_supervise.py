@@ -30,6 +30,7 @@ class World:
         self.endings: list = []  # an Ending, an error, or a function returning one
         self.starts: list = []  # plans
         self.signal_at: float | None = None
+        self.signal_while_asked = False  # whether hosts answer
         self.raised: int | None = None  # really, during a wait
         self.received: list[int] = []
         monkeypatch.setattr(launcher, "launch", self.launch)
@@ -45,7 +46,10 @@ class World:
             raise ending
         return ending
 
-    def ask_each(self, hosts, questions):
+    def ask_each(self, hosts, questions, received):
+        if self.starts and self.signal_while_asked:
+            received.append(signal.SIGTERM)
+            return [CommandError("it was not waited for.", hint="-") for _ in hosts]
         right = facts(["-m", "x"]) | {"versions": versions(), "ports": []}
         right |= {"addresses": [self.address], "interfaces": ["eth0"]}
         lost = CommandError("it did not answer.", hint="-")
@@ -200,6 +204,23 @@ def test_a_signal_while_hosts_are_awaited_ends_it(world):
     world.endings = [lose]
     world.signal_at = 20.0
     assert world.run() == 128 + signal.SIGTERM
+
+
+def test_a_signal_while_hosts_are_asked_ends_it(world, capsys):
+    world.endings = [failed(3)]
+    world.signal_while_asked = True
+    assert world.run() == 128 + signal.SIGTERM
+    assert "no restart" not in capsys.readouterr().err
+
+
+def test_a_signal_while_hosts_are_given_their_tickets_ends_it(world, capsys):
+    def interrupt():
+        world.received.append(signal.SIGTERM)
+        return CommandError("h2 was not waited for.", hint="-")
+
+    world.endings = [interrupt]
+    assert world.run() == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == ""
 
 
 def test_an_earlier_runs_logs_are_removed_and_nothing_else(world, tmp_path):

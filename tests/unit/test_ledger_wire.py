@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from tfdist.coordination.server import Server
 from tfdist.coordination.wire import MAX_LINE, Channel, WireError, decode, encode
 from tfdist.coordination.wording import differences, group, name_ranks
 from tfdist.errors import TfdistError
+from tfdist.testing.meeting import Meeting
 
 TOKEN = bytes(range(32))
 
@@ -86,6 +88,17 @@ def test_a_message_of_exactly_the_limit_and_one_more_byte():
     assert len(encode({"t": "x" * room})) == MAX_LINE
     with pytest.raises(WireError, match="exceeds 65536"):
         encode({"t": "x" * (room + 1)})
+
+
+@pytest.mark.parametrize("text", ["é\n\u2028", "\0\x1b", "😀", "\ud800", "\udcff😀"])
+def test_any_text_arrives_on_one_line(text):
+    line = encode({text: text})
+    assert line.count(b"\n") == 1
+    assert decode(line) == {text: text}
+
+
+def test_an_emoji_takes_four_bytes():
+    assert len(encode({"t": "😀" * 10_000})) == len(encode({"t": ""})) + 40_000
 
 
 @pytest.mark.parametrize(
@@ -178,6 +191,18 @@ def test_a_rank_cannot_be_taken_over(server):
             connect(["127.0.0.1"], server.port, TOKEN, 1, 0.5)
 
 
+@pytest.mark.parametrize("kind", [Link, partial(Meeting, server=None, offer=None)])
+def test_a_lost_host_is_noticed_by_who_sends_to_it(server, kind):
+    def limit(connection):  # in milliseconds
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    connection = connect(["127.0.0.1"], server.port, TOKEN, 1, 5.0)
+    assert limit(connection) == 0  # as for the wrappers, whose launcher may be paused
+    end = kind(connection, 1)
+    assert limit(connection) == 25_000
+    end.close(1.0) if kind is Link else end.close()
+
+
 def test_strangers_do_not_disturb(server, knock):
     links = [
         Link(connect(["127.0.0.1"], server.port, TOKEN, rank, 5.0), rank)
@@ -243,6 +268,8 @@ def test_the_stall_limit(monkeypatch):
     monkeypatch.setenv("TFDIST_STALL_TIMEOUT", "90")
     assert stall_limit(None) == 90.0
     assert stall_limit(5) == 5.0
+    monkeypatch.setenv("TFDIST_STALL_TIMEOUT", "inf")
+    assert stall_limit(None) == float("inf")
     for wrong in ("-1", "0", "soon", "nan", ""):
         monkeypatch.setenv("TFDIST_STALL_TIMEOUT", wrong)
         with pytest.raises(ValueError, match="HINT: Set TFDIST_STALL_TIMEOUT"):

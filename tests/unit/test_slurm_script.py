@@ -43,6 +43,10 @@ def test_sbatch_reads_its_options():
     assert options().keys() >= {"nodes", "ntasks-per-node", "cpus-per-task", "time"}
     # SIGTERM goes to the ranks; "B:" would send it to this shell alone.
     assert options()["signal"].startswith("TERM@")
+    # For mpirun, which this shell becomes, and which passes on SIGUSR1 alone.
+    lines = SCRIPT.read_text().splitlines()
+    (example,) = (line for line in lines if "=mpirun --" in line)
+    assert "--signal=B:USR1@" in example
 
 
 def test_srun_starts_the_script(tmp_path):

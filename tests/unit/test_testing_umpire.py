@@ -52,6 +52,15 @@ def test_the_first_failure_is_told_in_full_and_others_in_a_line(umpire):
     assert told(umpire)[0]["failures"] == [], "a failure belongs to one entry"
 
 
+def test_failures_in_emoji_fit_into_a_line(umpire):
+    for _ in range(9):
+        fail(umpire, 1, "😀" * 300, 1.0, text="😀" * 2 * MAX_TEXT)
+    post(umpire, 0, "end", 2.0)
+    (met,) = told(umpire)
+    assert len(met["failures"]) == 8
+    encode(met)
+
+
 def test_ranks_out_of_step_are_named(umpire):
     post(umpire, 0, "run a", 1.0, ranks=(0, 1))
     post(umpire, 0, "run b", 1.0, ranks=(2,))

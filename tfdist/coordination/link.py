@@ -88,7 +88,7 @@ class Link:
     """
 
     def __init__(self, connection: socket.socket, rank: int):
-        enable_keepalive(connection)
+        enable_keepalive(connection, sending=True)
         self._rank = rank
         self._channel = Channel(connection)
         self._news = threading.Condition()  # guards what follows

@@ -16,6 +16,7 @@ from tfdist.coordination.wire import MAX_LINE, Channel, Message, WireError
 
 _MAX_STRANGERS = 64  # connections that have not proved themselves
 _GREETING_TIME = 5.0  # seconds to prove oneself
+_LOST_AFTER = 25.0  # seconds; as long as the keepalives below
 
 
 class Referee(Protocol):
@@ -134,10 +135,21 @@ def listen(bind_address: str | None) -> socket.socket:
         return socket.create_server(("", 0), backlog=512)
 
 
-def enable_keepalive(connection: socket.socket) -> None:
-    """Makes the kernel notice within half a minute that the other host is gone."""
+def enable_keepalive(connection: socket.socket, *, sending: bool = False) -> None:
+    """Makes the kernel notice within half a minute that the other host is gone.
+
+    Args:
+        connection: A TCP connection.
+        sending: Whether what has been sent has to arrive within that time, too:
+            Linux sends no keepalive while it waits for an acknowledgement, and that
+            takes a quarter of an hour. Not where the other side may be paused
+            (Ctrl-Z) with its buffers full, and is to be heard of again.
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("KEEPIDLE", 10), ("KEEPINTVL", 5), ("KEEPCNT", 3)):
         if hasattr(socket, f"TCP_{name}"):  # names differ between systems
             option = getattr(socket, f"TCP_{name}")
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    if sending and hasattr(socket, "TCP_USER_TIMEOUT"):
+        limit = int(1000 * _LOST_AFTER)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)

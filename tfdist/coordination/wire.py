@@ -28,7 +28,10 @@ def encode(message: Mapping[str, Any]) -> bytes:
     Raises:
         WireError: The line would exceed `MAX_LINE` bytes.
     """
-    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    # As few bytes as can be: escapes would treble the size of an emoji. What is no
+    # Unicode (a file's name, say) arrives as it is, too.
+    text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+    line = text.encode("utf-8", "surrogatepass") + b"\n"
     if len(line) > MAX_LINE:
         raise WireError(f"a message of {len(line)} bytes exceeds {MAX_LINE}")
     return line

@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from tfdist.launch import horovod_build, horovod_cache, horovod_plan, horovod_proof
-from tfdist.launch.errors import CommandError
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -74,14 +73,15 @@ def install(arguments: argparse.Namespace) -> int:
             print(f"horovod: {title}: found in {shelf}")
         log = shelf / "install.log"
         horovod_build.install_wheel(wheel, log)
-        print(f"horovod: installed in {sys.prefix}", flush=True)
-        if any(name.startswith("HOROVOD_GPU") for name, _ in plan.variables):
-            print(NCCL_NOTE)
         try:
+            print(f"horovod: installed in {sys.prefix}", flush=True)
+            if any(name.startswith("HOROVOD_GPU") for name, _ in plan.variables):
+                print(NCCL_NOTE)
             for controller in plan.controllers:
                 horovod_proof.prove(controller, shelf / f"proof-{controller}.log")
-        except CommandError:
-            # What stays installed counts as proved, here and in the next call.
+        except BaseException:
+            # What stays installed counts as proved, here and in the next call; so
+            # Ctrl-C removes it, too.
             horovod_build.uninstall(log)
             print("horovod: removed again; its wheel stays in the cache")
             raise

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
+from tfdist.launch.errors import CommandError
 from tfdist.launch.horovod_plan import BuildPlan
 
 
@@ -28,11 +29,21 @@ def locked_shelf(plan: BuildPlan) -> Iterator[Path]:
     """Gives this process alone the cache's folder for one plan.
 
     Two commands at once thus build once: the second waits, then finds the wheel.
+
+    Raises:
+        CommandError: The cache cannot be written.
     """
     shelf = cache_folder() / "horovod" / plan.key
-    shelf.mkdir(parents=True, exist_ok=True)
-    (shelf / "plan.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
-    with (shelf / "lock").open("w") as lock:
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+        (shelf / "plan.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
+        lock = (shelf / "lock").open("w")
+    except OSError as error:
+        raise CommandError(
+            f"The cache {shelf} cannot be written: {error.strerror}.",
+            hint="set TFDIST_CACHE=DIR",
+        ) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from tfdist.launch import checkpoint, doctor, estimate, horovod, plot, run, selftest
 from tfdist.launch.errors import CommandError
 from tfdist.launch.parser import Parser
+from tfdist.launch.processes import heeded
 
 # Each verb's module has `add_parser(verbs)`, which sets `function`, a callable
 # from the parsed arguments to the exit code. None may import TensorFlow at its
@@ -47,9 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["horovod", "install", "--no-mpi"])  # doctest: +SKIP
         0
     """
+    _open_missing_streams()
+    try:
+        try:
+            return _run_verb(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more, as in `tfdist ... | head`
+        # Python writes the rest when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run_verb(arguments: Sequence[str] | None) -> int:
     parsed = build_parser().parse_args(arguments)
-    # As an exception, SIGTERM lets a verb end the processes that it started.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # As exceptions, these let a verb end the processes that it started.
+    for ending in heeded(signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     try:
         exit_code: int = parsed.function(parsed)
     except CommandError as error:
@@ -58,6 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # what a shell reports for a command that Ctrl-C ended
     return exit_code
+
+
+def _open_missing_streams() -> None:
+    """Gives a command without output (`tfdist ... >&-`) one that goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def _version() -> str:

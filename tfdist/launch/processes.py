@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def run_together(
     *,
     timeout: float | None = None,
     keep_going: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Runs processes side by side until all have ended.
 
@@ -93,11 +94,12 @@ def run_together(
         programs: What to start.
         timeout: Seconds until all of them and their descendants are ended.
         keep_going: Whether the others go on when one fails: they are independent.
+        stop: Whether all are to be ended now; asked again and again.
 
     Returns:
         The exit codes, in the order of the programs: `TIMED_OUT` where the time was
-        up, `-SIGTERM` where a process was ended because another one failed. However
-        this function ends, no descendant is left.
+        up, `-SIGTERM` where a process was ended because another one failed or at
+        `stop`. However this function ends, no descendant is left.
     """
     children: list[subprocess.Popen[bytes]] = []
     deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -114,7 +116,7 @@ def run_together(
                 break
             if not keep_going and any(child.poll() for child in children):
                 failed_at = min(failed_at, now)
-            if now >= failed_at + GRACE_SECONDS:
+            if now >= failed_at + GRACE_SECONDS or stop():
                 break
             _wait(children, min(deadline - now, POLL_SECONDS))
         # Now: once psutil has waited for a child, its exit code is lost.
@@ -132,12 +134,19 @@ def _signals_wait() -> Iterator[None]:
         yield
         return
     received: list[int] = []
+    numbers = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
-        with noted_signals(received, signal.SIGINT, signal.SIGTERM):
+        with noted_signals(received, *numbers):
             yield
     finally:
         for number in received:
             signal.raise_signal(number)
+
+
+def heeded(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Returns the signals, without SIGHUP where `nohup` has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [each for each in numbers if each != signal.SIGHUP or not ignored]
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Meeting:
         server: Server | None,
         offer: Path | None,
     ):
-        enable_keepalive(connection)
+        enable_keepalive(connection, sending=True)
         self._server = server
         self._offer = offer
         self._channel = Channel(connection)

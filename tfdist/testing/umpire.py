@@ -11,7 +11,7 @@ from tfdist.coordination.wire import Message, WireError
 from tfdist.coordination.wording import group, name_ranks, short
 
 INSIDE = "run "  # what ranks post that are about to enter a test
-MAX_TEXT = 12000  # characters of a failure; escaped it still fits into a line
+MAX_TEXT = 12000  # characters of a failure; in UTF-8 it still fits into a line
 _SHOWN_FAILURES = 8
 
 

@@ -49,8 +49,10 @@ def fit_link(
         latency: Seconds of one message, at most; less where less was measured.
 
     Raises:
-        ValueError: If larger messages took no longer.
+        ValueError: If larger messages took no longer, or there were none.
     """
+    if len(samples) < 2:
+        raise ValueError(f"only one size was measured: {samples}")
     intercept, slope = fit_line(samples)
     if slope <= 0.0:
         raise ValueError(f"larger messages took no longer: {samples}")

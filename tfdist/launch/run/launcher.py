@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import shutil
 import signal
@@ -34,6 +35,7 @@ _POLL = 0.05
 _HOROVODRUN = (sys.executable, "-m", "tfdist.launch.run.horovodrun")
 _FAREWELL = 10.0  # seconds for horovodrun or ssh to end after its ranks
 _TOKEN_BYTES = 32
+_OWN_FILES = 256  # that are open beside the ranks' logs and connections
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,10 @@ def launch(
         that ended this command, or `job.STALLED`.
 
     Raises:
-        CommandError: A host could not be given what its ranks need.
+        CommandError: A host could not be given what its ranks need, or not before
+            a signal came.
     """
+    _allow_open_files(2 * plan.size + _OWN_FILES)
     logs = Logs(folder, plan.size)
     job = Job(
         [rank.host for rank in plan.ranks],
@@ -86,7 +90,8 @@ def launch(
         store(ticket.encoded(), path)
         stack.callback(remove, path)
         if plan.command and others:
-            _ask_others(others, {"store": ticket.encoded(), "path": str(path)})
+            question = {"store": ticket.encoded(), "path": str(path)}
+            _ask_others(others, question, received)
         stack.callback(_end_all, engines)
         engines += _start(plan, others, ticket, path, logs)
         code = _wait(job, engines, received, options)
@@ -98,6 +103,15 @@ def launch(
         return Ending(128 + received[0], interrupted=True)
     ending = _ending(job, plan.size, logs, code) if code else Ending(0)
     return replace(ending, interrupted=bool(received))
+
+
+def _allow_open_files(number: int) -> None:
+    """Raises the limit of open files, mostly 1024, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        number = min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
 
 
 def _start(
@@ -228,8 +242,10 @@ def _ticket_path() -> Path:
     return Path(tempfile.gettempdir()) / name / "ticket.json"
 
 
-def _ask_others(others: Sequence[str], question: Mapping[str, str]) -> None:
-    remote.ask_all(others, [question] * len(others))
+def _ask_others(
+    others: Sequence[str], question: Mapping[str, str], received: Sequence[int] = ()
+) -> None:
+    remote.ask_all(others, [question] * len(others), received)
 
 
 def _end_all(engines: Sequence[subprocess.Popen[bytes]]) -> None:

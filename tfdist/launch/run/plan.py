@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,13 +99,14 @@ def make_plan(
     replicas = _replicas(request, machine)
     hosts = request.hosts or (Host(LOCALHOST, replicas),)
     strategy, reason = _strategy(request, machine, replicas)
-    _check(request, machine, strategy, hosts)
+    _check(request, machine, strategy, hosts, replicas)
     controller: str | None = None
     command: tuple[str, ...] = ()
     common = {} if strategy == "default" else {"TFDIST_STRATEGY": strategy}
-    if request.stall_timeout >= Limits.stall and _LEDGER_STALL not in environ:
+    patience = request.stall_timeout or math.inf
+    if patience >= Limits.stall and _LEDGER_STALL not in environ:
         # The launcher sees all ranks, so it shall speak before the ranks themselves.
-        common[_LEDGER_STALL] = str(request.stall_timeout + 60)
+        common[_LEDGER_STALL] = str(patience + 60)
     if request.restarts is not None:
         common["TFDIST_RESTARTS"] = str(request.restarts)
     places = assign(hosts, replicas)
@@ -240,7 +242,11 @@ def _controller(request: Request) -> str:
 
 
 def _check(
-    request: Request, machine: Machine, strategy: str, hosts: Sequence[Host]
+    request: Request,
+    machine: Machine,
+    strategy: str,
+    hosts: Sequence[Host],
+    replicas: int,
 ) -> None:
     remote = [host.name for host in hosts if host.name not in machine.own_names]
     if strategy != "horovod":
@@ -259,9 +265,9 @@ def _check(
             f"{', '.join(remote) or 'several hosts'}.",
             hint="--strategy multiworker or --strategy horovod",
         )
-    if strategy == "mirrored" and 0 < machine.gpus < (request.processes or 0):
+    if strategy == "mirrored" and 0 < machine.gpus < replicas:
         raise CommandError(
-            f"-np {request.processes} is more than the {machine.gpus} GPUs here.",
+            f"{replicas} replicas are more than the {machine.gpus} GPUs here.",
             hint=f"-np {machine.gpus}, or CUDA_VISIBLE_DEVICES=-1 to train on the CPU",
         )
     if strategy == "horovod" and not machine.horovod:

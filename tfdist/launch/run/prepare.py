@@ -31,7 +31,10 @@ def sketch(request: Request, machine: Machine, first_port: int | None) -> Plan:
 
 
 def prepare(
-    request: Request, machine: Machine, first_port: int | None
+    request: Request,
+    machine: Machine,
+    first_port: int | None,
+    received: Sequence[int] = (),
 ) -> tuple[Plan, list[str]]:
     """Returns the plan and the hosts that are not this machine, which were asked.
 
@@ -39,6 +42,7 @@ def prepare(
         request: What the user asked for.
         machine: What this machine has.
         first_port: The first port of the workers of TF_CONFIG; None for free ones.
+        received: See `remote.ask_all`.
 
     Raises:
         CommandError: Something is wrong here or on another host.
@@ -47,7 +51,7 @@ def prepare(
     abroad = others(plan.hosts, machine)
     ports = _own_ports(plan, abroad, first_port)
     if abroad:
-        ports |= _check_others(plan, abroad, first_port)
+        ports |= _check_others(plan, abroad, first_port, received)
     return make_plan(request, machine, os.environ, ports), abroad
 
 
@@ -57,7 +61,10 @@ def others(hosts: Sequence[Host], machine: Machine) -> list[str]:
 
 
 def answering(
-    request: Request, machine: Machine, controller: str | None
+    request: Request,
+    machine: Machine,
+    controller: str | None,
+    received: Sequence[int],
 ) -> tuple[tuple[Host, ...], dict[str, str]]:
     """Returns the hosts that answer and on which the job would run.
 
@@ -65,6 +72,7 @@ def answering(
         request: What the user asked for, with all hosts.
         machine: What this machine has.
         controller: Horovod's, where it is used.
+        received: See `remote.ask_all`.
 
     Returns:
         These hosts; and for each of the others, the reason.
@@ -72,7 +80,7 @@ def answering(
     abroad = others(request.hosts, machine)
     question = {"script": request.script, "ports": 0, "first": None}
     lost: dict[str, str] = {}
-    answers = remote.ask_each(abroad, [question] * len(abroad))
+    answers = remote.ask_each(abroad, [question] * len(abroad), received)
     for host, answer in zip(abroad, answers, strict=True):
         try:
             if isinstance(answer, CommandError):
@@ -102,7 +110,7 @@ def _own_ports(
 
 
 def _check_others(
-    plan: Plan, abroad: list[str], first: int | None
+    plan: Plan, abroad: list[str], first: int | None, received: Sequence[int]
 ) -> dict[str, list[int]]:
     """Asks all other hosts before the start; returns their free ports."""
     workers = plan.strategy == "multiworker"
@@ -114,7 +122,8 @@ def _check_others(
         }
         for host in abroad
     ]
-    found = dict(zip(abroad, remote.ask_all(abroad, questions), strict=True))
+    answers = remote.ask_all(abroad, questions, received)
+    found = dict(zip(abroad, answers, strict=True))
     controller = plan.controller if len(plan.hosts) > 1 else None
     for host in plan.hosts:
         if host.name not in found and controller:

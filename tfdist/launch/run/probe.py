@@ -82,6 +82,7 @@ def versions() -> dict[str, str]:
         ("TensorFlow", ("tensorflow-cpu", "tensorflow")),
         ("Keras", ("keras",)),
         ("Horovod", ("horovod",)),
+        ("tfdist", ("tfdist",)),
     ):
         found[title] = "missing"
         for name in names:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from tfdist.launch.errors import CommandError
-from tfdist.launch.processes import child_environment
+from tfdist.launch.processes import (
+    TIMED_OUT,
+    Program,
+    child_environment,
+    run_together,
+)
 from tfdist.launch.run import probe
 from tfdist.launch.ssh import SSH_FAILED, python_line, ssh_command
 
@@ -40,15 +45,24 @@ def exported(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def ask_all(
-    hosts: Sequence[str], questions: Sequence[Mapping[str, Any]]
+    hosts: Sequence[str],
+    questions: Sequence[Mapping[str, Any]],
+    received: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Asks every host a question for `probe`, all at once; answers in their order.
 
+    Args:
+        hosts: Their names.
+        questions: One for each.
+        received: The signals that this process is sent: no answer is waited for
+            once there is one.
+
     Raises:
-        CommandError: A host cannot be reached, or has no tfdist in the same place.
+        CommandError: A host cannot be reached, or has no tfdist in the same place,
+            or has not answered before a signal came.
     """
     answers = []
-    for answer in ask_each(hosts, questions):
+    for answer in ask_each(hosts, questions, received):
         if isinstance(answer, CommandError):
             raise answer
         answers.append(answer)
@@ -56,18 +70,30 @@ def ask_all(
 
 
 def ask_each(
-    hosts: Sequence[str], questions: Sequence[Mapping[str, Any]]
+    hosts: Sequence[str],
+    questions: Sequence[Mapping[str, Any]],
+    received: Sequence[int] = (),
 ) -> list[dict[str, Any] | CommandError]:
     """Returns what each host answers, or why there is no answer; see `ask_all`."""
-
-    def ask(host: str, question: Mapping[str, Any]) -> dict[str, Any] | CommandError:
-        try:
-            return _ask(host, question)
-        except CommandError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=32) as pool:
-        return list(pool.map(ask, hosts, questions))
+    # This user's alone: a question may hold the job's secret.
+    with tempfile.TemporaryDirectory(prefix="tfdist-ask-") as folder:
+        programs = []
+        for number, (host, question) in enumerate(zip(hosts, questions, strict=True)):
+            asked = Path(folder, f"{number}.json")
+            asked.write_text(json.dumps(question) + "\n")
+            command = remote_command(host, "-m", "tfdist.launch.run.probe")
+            log = Path(folder, f"{number}.log")
+            programs.append(Program(command, log, child_environment(), stdin=asked))
+        codes = run_together(
+            programs,
+            timeout=PROBE_SECONDS,
+            keep_going=True,
+            stop=lambda: bool(received),
+        )
+        return [
+            _read(host, code, program.log.read_text(errors="replace"))
+            for host, code, program in zip(hosts, codes, programs, strict=True)
+        ]
 
 
 def check_all(
@@ -130,34 +156,25 @@ def _check_interfaces(names: Mapping[str, Sequence[str]]) -> None:
         )
 
 
-def _ask(host: str, question: Mapping[str, Any]) -> dict[str, Any]:
-    command = remote_command(host, "-m", "tfdist.launch.run.probe")
-    try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(question) + "\n",
-            capture_output=True,
-            text=True,
-            timeout=PROBE_SECONDS,
-            env=child_environment(),
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandError(
-            f"{host} did not answer over ssh within {PROBE_SECONDS:.0f} s.",
-            hint=f"try `ssh {host} true`",
-        ) from None
-    for line in done.stdout.splitlines():
-        if done.returncode == 0 and line.startswith(probe.MARK):
+def _read(host: str, code: int, output: str) -> dict[str, Any] | CommandError:
+    """Returns the answer in all that ssh and the host have printed."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for line in lines:
+        if code == 0 and line.startswith(probe.MARK):
             answer: dict[str, Any] = json.loads(line.removeprefix(probe.MARK))
             return answer
-    said = next(reversed(done.stderr.strip().splitlines()), "it said nothing").strip()
-    if done.returncode == SSH_FAILED:
-        raise CommandError(
+    said = lines[-1] if lines else "it said nothing"
+    if code == TIMED_OUT:
+        return CommandError(
+            f"{host} did not answer over ssh within {PROBE_SECONDS:.0f} s.",
+            hint=f"try `ssh {host} true`",
+        )
+    if code == SSH_FAILED:
+        return CommandError(
             f"{host} cannot be reached by ssh: {said}.",
             hint=f"`ssh {host} true` has to work without any question",
         )
-    raise CommandError(
+    return CommandError(
         f"tfdist cannot be started on {host}: {said}.",
         hint=f"install the same as here in {sys.prefix} there, and have the folder "
         f"{os.getcwd()}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdist.launch.errors import FAILED, CommandError
-from tfdist.launch.processes import noted_signals
+from tfdist.launch.processes import heeded, noted_signals
 from tfdist.launch.run import launcher, prepare
 from tfdist.launch.run.endings import ENDING_SIGNALS, TOO_FEW_HOSTS, Ending
 from tfdist.launch.run.launcher import Options
@@ -51,7 +50,7 @@ def supervise(task: Task) -> int:
     folder = task.log_dir or Path(tempfile.mkdtemp(prefix="tfdist-run-"))
     remove_old(folder)
     received: list[int] = []
-    with noted_signals(received, *_signals()):
+    with noted_signals(received, *heeded(*ENDING_SIGNALS)):
         loop = _Loop(task, plan, folder, received)
         code = loop.run(plan, abroad)
     if task.log_dir is None and not loop.failed:
@@ -108,6 +107,8 @@ class _Loop:
         try:
             return launcher.launch(plan, abroad, options, folder, received)
         except CommandError as error:
+            if received:
+                return Ending(128 + received[0], interrupted=True)
             if not restarts:
                 raise
             # A host was lost since it has answered; it will be asked again.
@@ -120,6 +121,8 @@ class _Loop:
         said = ""
         while True:
             prepared, text = self._regroup()
+            if self._received:
+                return None
             if prepared is not None:
                 _say(f"restart {self._history.starts} with {text}")
                 return prepared
@@ -139,7 +142,7 @@ class _Loop:
         without = ""
         if request.hosts:
             controller = self._controller if len(request.hosts) > 1 else None
-            kept, lost = prepare.answering(request, machine, controller)
+            kept, lost = prepare.answering(request, machine, controller, self._received)
             ranks = min(ranks, sum(host.slots for host in kept))
             request = replace(request, hosts=kept, processes=ranks)
             without = "".join(f"; without {host}: {why}" for host, why in lost.items())
@@ -147,7 +150,8 @@ class _Loop:
         if ranks < least:
             return None, f"{ranks} of at least {least} ranks have a host{without}"
         try:
-            prepared = prepare.prepare(request, machine, self._task.first_port)
+            port = self._task.first_port
+            prepared = prepare.prepare(request, machine, port, self._received)
         except CommandError as error:
             return None, f"{error}{without}"
         return prepared, f"{_where(prepared[0])}{without}"
@@ -171,12 +175,6 @@ def _report(ending: Ending, why: str) -> None:
     if ending.what:
         reason = f" ({why})" if why else ""
         _say(f"{ending.what}{reason}; {ending.detail}")
-
-
-def _signals() -> list[signal.Signals]:
-    """Returns what ends this command; under `nohup` a lost terminal does not."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [each for each in ENDING_SIGNALS if each != signal.SIGHUP or not ignored]
 
 
 def _say(text: str) -> None:

@@ -121,6 +121,7 @@ class CheckpointRecovery(Placed):
         self._trained: Any = None  # a weak reference to the model
         self._fit: RecoveredFit
         self._logs: Any = None  # of the last epoch
+        fits.install()
         fits.wrap("fit", draws.noted)
 
     @property

@@ -31,7 +31,7 @@ class GradientNoiseScale(Placed):
     possible examples. At the end of training it says what twice as many ranks with
     the same batch each would change.
 
-    Nothing about training changes. Two numbers more travel in each update. It needs
+    Nothing about training changes. Three numbers more travel in each update. It needs
     two replicas or more, and plain sums of gradients: it excludes GradientCompression
     and LocalSGD. With `gradient_accumulation_steps`, the whole update counts
     as the batch.

@@ -132,7 +132,7 @@ class Telemetry(Placed):
         self._ending.callback(self._timeline.close)
         self._parts = Parts(self.model, self._executed)
         self._ending.enter_context(self._parts.in_force())
-        self._ending.callback(setattr, self, "_parts", None)
+        self._ending.callback(self._keep_position)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts an epoch's figures, or goes on with those of an interrupted one."""
@@ -163,7 +163,6 @@ class Telemetry(Placed):
         """Says where the time went."""
         if cluster.is_chief() and self._of_fit[:, 0].all():
             _logger.warning(figures.advice(self._of_fit, self._hosts))
-        self._steps, self._seconds = self._steps_made(), self._seconds_spent()
         self._ending.close()
 
     def get_config(self) -> dict[str, Any]:
@@ -207,7 +206,9 @@ class Telemetry(Placed):
                 same list on every process.
         """
         self._restored = list(states)
-        self._steps, self._seconds = states[0]["steps"], states[0]["seconds"]
+        self._steps += states[0]["steps"] - self._steps_made()
+        self._seconds += states[0]["seconds"] - self._seconds_spent()
+        self._files = self._files.anew()
 
     def _prepare_files(self, strategy: Any) -> None:
         """Refuses on all ranks a folder in which the chief cannot write."""
@@ -220,6 +221,11 @@ class Telemetry(Placed):
             refuse_folder(self.log_dir, problem)
         if cluster.is_chief() and type(self._files) is Files:
             self._files = FilesOfChief(folder)
+
+    def _keep_position(self) -> None:
+        """Goes on from here in the next `fit`, also if this one has failed."""
+        self._steps, self._seconds = self._steps_made(), self._seconds_spent()
+        self._parts = None
 
     def _executed(self, steps: int) -> None:
         """Ends a part of the training when it is time."""

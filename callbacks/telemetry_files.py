@@ -40,6 +40,10 @@ class Files:
             steps_before: Steps of the training before this run.
         """
 
+    def anew(self) -> Files:
+        """Returns the same files, to be opened once more."""
+        return self
+
 
 class FilesOfChief(Files):
     """Writes into a folder, as long as it can: no training fails because of a log.
@@ -72,6 +76,10 @@ class FilesOfChief(Files):
                 type(error).__name__,
                 error,
             )
+
+    def anew(self) -> Files:
+        """See `Files.anew`."""
+        return FilesOfChief(self._folder)
 
     def _write(self, rows: list[Row], steps_before: int) -> None:
         if self._table is None:

@@ -69,6 +69,19 @@ def empty_filter(place: Place) -> Any:
     return refused(model, lambda: model.fit(data, verbose=0))
 
 
+def endless_training(place: Place) -> Any:
+    model = compiled(place.strategy)
+    return refused(model, lambda: model.fit(batches().repeat(), verbose=0))
+
+
+def endless_validation(place: Place) -> Any:
+    model = compiled(place.strategy)
+    endless = batches().repeat()
+    return refused(
+        model, lambda: model.fit(batches(), validation_data=endless, verbose=0)
+    )
+
+
 def outside_scope(place: Place) -> Any:
     assert place.strategy
     model = dense(3)
@@ -241,6 +254,8 @@ EVERYWHERE = (
     empty_arrays,
     empty_dataset,
     empty_filter,
+    endless_training,
+    endless_validation,
     outside_scope,
     shared_optimizer,
     optimizer_outside,

@@ -10,6 +10,8 @@ MESSAGES = {
     "empty_arrays": ("ValueError", "no data"),
     "empty_dataset": ("ValueError", "no data"),
     "empty_filter": ("ValueError", "no data"),
+    "endless_training": ("ValueError", "x for ever"),
+    "endless_validation": ("ValueError", "validation_data for ever"),
     "outside_scope": ("ValueError", "outside the strategy's scope"),
     "shared_optimizer": ("ValueError", "optimizer cannot train two models"),
     "optimizer_outside": ("ValueError", "outside the strategy's scope"),

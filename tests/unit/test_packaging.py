@@ -96,6 +96,30 @@ def test_wheel_holds_every_source_file(wheel):
     }
 
 
+def test_type_checkers_read_the_annotations(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        assert "tfdist/py.typed" in archive.namelist()  # PEP 561: also for subpackages
+
+
+def test_pytest_starts_where_tensorflow_is_not_installed(tmp_path):
+    test = tmp_path / "test_missing.py"
+    test.write_text(
+        "import pytest\n"
+        "import tfdist\n"
+        "@pytest.mark.parametrize('name', ['strategy', 'callbacks', 'tools'])\n"
+        "def test_it_is_told_on_use(name):\n"
+        "    with pytest.raises(ImportError, match='HINT: pip install .tfdist'):\n"
+        "        getattr(tfdist, name)\n"
+    )
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; import pytest;"
+        "sys.exit(pytest.main(['-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", code, test]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("module", ["tfdist", "tfdist.callbacks", "tfdist.launch"])
 def test_wheel_is_imported_anywhere(wheel, module, tmp_path):
     with zipfile.ZipFile(wheel) as archive:

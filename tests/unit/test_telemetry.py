@@ -182,6 +182,34 @@ def test_a_second_fit_goes_on_a_new_callback_does_not(tmp_path):
     assert (tmp_path / table.PREVIOUS).exists()
 
 
+@pytest.mark.parametrize("is_set_back", [False, True])
+def test_a_callback_goes_on_after_a_fit_that_failed(tmp_path, is_set_back):
+    class Failing(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                states.append(telemetry.get_state())
+            if batch == 4:
+                raise RuntimeError("on purpose")
+
+    model, telemetry, states = compiled(), Telemetry(tmp_path, every=1), []
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(model, telemetry, Failing())
+    steps = [row.step for row in table.read(tmp_path / table.FILE) if row.rank is None]
+    assert steps == [2, 3, 4, 5]
+    if is_set_back:
+        telemetry.set_state(states)
+        steps = steps[: steps.index(2) + 1]
+    seconds = telemetry.get_state()["seconds"]
+    fit(model, telemetry, epochs=1)
+    rows = [row for row in table.read(tmp_path / table.FILE) if row.rank is None]
+    first = 2 if is_set_back else 5
+    found = [row.step for row in rows if row.scope == table.STEPS]
+    assert found == [*steps, *range(first + 2, first + 7)]  # but the one that traces
+    assert (rows[-1].scope, rows[-1].step) == (table.EPOCH, first + 6)
+    times = [row.time for row in rows]
+    assert times == sorted(times) and times[-1] > seconds > 0
+
+
 def test_tensorboard_shows_what_the_table_holds(tmp_path):
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfdist.gradients import lanes, shares
-from tfdist.gradients.collectives import replicas, sum_tensors
+from tfdist.gradients.collectives import sum_tensors
 from tfdist.gradients.reduction import Gradients, Kind, Reduced, Reduction
 
 
@@ -20,7 +20,8 @@ class NoiseMeasured:
 
         E |g|^2 = |G|^2 + tr(S) / B;  E sum |g_i|^2 = sum p_i^2 |G|^2 + tr(S) / B,
 
-    of which both follow. Two more numbers travel: the sums of |g_i|^2 and of examples.
+    of which both follow. Three more numbers travel: the sums of |g_i|^2, of the
+    replicas' examples and of these squared.
 
     Args:
         inner: The reduction that is measured.
@@ -57,12 +58,12 @@ class NoiseMeasured:
         """Returns what the inner reduction does; see `Reduction`."""
         share = shares.current()
         rows = tf.zeros([]) if share is None else share.rows
-        own = tf.stack([squared_norm(gradients), rows])
+        own = tf.stack([squared_norm(gradients), rows, rows**2])
         reduced = self.inner(gradients, kinds)
         (totals,) = sum_tensors([own], lanes.BUFFERS[-1])
         whole = tf.cast(squared_norm(reduced.gradients), tf.float64)
-        parts, examples = tf.unstack(tf.cast(totals, tf.float64))
-        signal, noise = estimates(whole, parts, examples, replicas())
+        parts, examples, squares = tf.unstack(tf.cast(totals, tf.float64))
+        signal, noise = estimates(whole, parts, examples, squares)
         batch = examples * self._steps
         new = tf.stack([signal, noise * self._steps, batch, tf.ones_like(batch)])
         before = self._averages.read_value()
@@ -84,19 +85,16 @@ class NoiseMeasured:
 
 
 def estimates(
-    whole: tf.Tensor, parts: tf.Tensor, examples: tf.Tensor, ranks: int
+    whole: tf.Tensor, parts: tf.Tensor, examples: tf.Tensor, squares: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns unbiased estimates of |G|^2 and tr(S).
 
     Args:
         whole: |g|^2 of the batch's gradient.
         parts: The sum of the replicas' |g_i|^2.
-        examples: The batch's examples, which the replicas share as evenly as can be.
-        ranks: The number of replicas.
+        examples: The batch's examples.
+        squares: The sum of the squares of the replicas' numbers of examples.
     """
-    less = tf.floor(examples / ranks)
-    more = examples - ranks * less  # replicas that have one example more
-    squares = more * (less + 1) ** 2 + (ranks - more) * less**2
     signal = (whole - parts) / (1 - squares / examples**2)
     return signal, (whole - signal) * examples
 

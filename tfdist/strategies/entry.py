@@ -44,6 +44,7 @@ def install(strategy: KerasTraining) -> None:
         return
     for name in (*_WHOLE, *_BATCH):
         fits.wrap(name, _entered)
+    fits.install()  # what it refuses, it refuses after the ranks have agreed
     chief_files.install()
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from tfdist.gradients import keras_names
+from tfdist.strategies import endless
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ _around: dict[str, list[Around]] = {}  # by the names of the methods that are wr
 
 
 def install() -> None:
-    """Notes the calls of `fit` from now on."""
-    wrap("fit")
+    """Notes the calls of `fit` from now on, and refuses what would never end."""
+    for name in endless.METHODS:
+        wrap(name, endless.refused)
 
 
 def wrap(name: str, *around: Around) -> None:

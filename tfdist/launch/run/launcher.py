@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
@@ -220,6 +221,7 @@ def _ticket(
         grace=options.grace,
         terminals=(sys.stdout.isatty(), sys.stderr.isatty()),
         window=(window.columns, window.lines),
+        folder=os.getcwd(),
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.server import Server
 from tfdist.launch.errors import FAILED, CommandError
-from tfdist.launch.processes import child_environment, end, tail
+from tfdist.launch.processes import child_environment, end, last_text, tail
 from tfdist.launch.run import remote
 from tfdist.launch.run.endings import Ending
 from tfdist.launch.run.job import STALLED, Job
@@ -195,8 +195,7 @@ def _ending(job: Job, size: int, logs: Logs, code: int) -> Ending:
     rank = job.verdict.rank
     log = logs.path(rank)
     what = f"rank {rank} of {size} on {job.host(rank)} {job.verdict.what}"
-    stack = innermost(log.read_text(errors="replace"))
-    if code == STALLED and stack:
+    if code == STALLED and (stack := innermost(last_text(log))):
         detail = f"all its stacks: {log}\n{stack}"
     elif rank == 0:  # all that it wrote has just been shown
         detail = f"its log: {log}"

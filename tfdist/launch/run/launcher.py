@@ -150,15 +150,19 @@ def _wait(
     options: Options,
 ) -> int:
     """Waits for the end of all ranks, and passes on what ends them earlier."""
-    passed = 0
+    passed = killed = False
     started = time.monotonic()
     kill_at = engines_ended = None
     failed = False
     while True:
         now = time.monotonic()
-        if passed < min(len(received), 2):
-            job.ask({"end": received[0]} if passed == 0 else {"kill": True})
-            passed += 1
+        if received and not passed:
+            passed = True
+            job.ask({"end": received[0]})
+        # Only a user's impatience: schedulers and `timeout` send several signals, too.
+        if signal.SIGINT in received[1:] and not killed:
+            killed = True
+            job.ask({"kill": True})
         if job.verdict is not None or passed or failed:
             kill_at = kill_at or now + options.grace + _FAREWELL
         elif job.missing and now > started + START_SECONDS:
@@ -189,8 +193,12 @@ def _ending(job: Job, size: int, logs: Logs, code: int) -> Ending:
     """Describes a failure, with the end of the log that matters and nothing else."""
     if job.verdict is None:
         log = logs.folder / LAUNCHER_LOG
-        missing = ", ".join(map(str, job.missing)) or "none"
-        what = f"the ranks could not be started (missing: {missing})"
+        missing = ", ".join(map(str, job.missing))
+        what = (
+            f"the ranks could not be started (missing: {missing})"
+            if missing
+            else "the ranks came too late, or what had started them ended before them"
+        )
         return Ending(code, what, str(log), f"the end of {log}:\n{tail(log)}")
     rank = job.verdict.rank
     log = logs.path(rank)

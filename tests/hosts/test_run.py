@@ -1,13 +1,14 @@
 """`tfdist run -H`: trains on several hosts, and says what is wrong before it starts."""
 
 import importlib.util
+import shutil
 import sys
 import time
 
 import pytest
 
 from tests.hosts import jobs
-from tests.hosts.bed import hosts
+from tests.hosts.bed import ROOT, hosts
 
 pytestmark = [
     pytest.mark.full,
@@ -34,12 +35,15 @@ def bare_bed():
         yield two
 
 
-def run(bed, *options, seconds=BOUND, where="h1:1,h2:1", script=(SCRIPT,)):
-    """Run `tfdist run` on h1, logs into the bed's folder."""
+def run(bed, *options, seconds=BOUND, where="h1:1,h2:1"):
+    """Run `tfdist run` on h1, in a folder whose name has to be quoted."""
     logs = bed.folder / "logs"
+    folder = bed.folder / "a folder"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(ROOT / SCRIPT, folder / "train.py")
     command = [sys.executable, "-m", "tfdist.launch", "run", "-np", "2", "-H", where]
-    command += ["--log-dir", logs, *options, *script]
-    return bed.run("h1", command, jobs.ENVIRONMENT, seconds)
+    command += ["--log-dir", logs, *options, "train.py"]
+    return bed.run("h1", command, jobs.ENVIRONMENT, seconds, folder)
 
 
 def said_by_all(bed) -> str:

@@ -46,6 +46,13 @@ def test_output_and_exit_code(log):
     assert processes.tail(log, 1) == "more"
 
 
+def test_of_a_long_log_only_the_end_is_read(log):
+    log.write_bytes(b"first\n" + b"x" * (2 << 20) + b"\nlast\xff\n")
+    shown = processes.tail(log, 3)
+    assert shown.endswith("x\nlast\ufffd")
+    assert len(shown) <= 1 << 20
+
+
 def test_first_error_of_a_build(log):
     noise = ["Building", "  error: subprocess-exited-with-error", "-- Found g++"]
     error = ["  a.cc:1:2: fatal error: b.h: No such file", "  1 | #include"]

@@ -17,6 +17,14 @@ import beside
 print(beside.NAME)
 """
 
+FORKING = """
+import os, sys
+child = os.fork()
+if not child:
+    sys.exit(3)
+print(os.waitpid(child, 0)[1])
+"""
+
 
 def both(folder, *words: str):
     """Runs the words with Python alone and in a rank; returns both results."""
@@ -72,6 +80,8 @@ def folder(tmp_path):
         ("def f(:", "failed 1\n"),
         ("raise KeyboardInterrupt", "failed 130\n"),
         ("import os; os._exit(7)", ""),
+        (FORKING, ""),
+        ("def f(x: int): pass\nprint(f.__annotations__)", ""),
         ("import atexit; atexit.register(print, 'end'); raise SystemExit(2)", ""),
     ],
 )

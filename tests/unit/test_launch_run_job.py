@@ -123,6 +123,13 @@ def pass_time(job: Job, until: float, *heard: int) -> None:
         job.tick(float(second))
 
 
+def stay(job: Job, since: int, until: int) -> None:
+    """Let the seconds pass in which all ranks are heard and have no news."""
+    for second in range(since, until + 1):
+        for rank in range(3):
+            job.receive(rank, {}, float(second))
+
+
 def test_a_silent_host_is_the_cause_of_its_peers_failure():
     job = Told()
     pass_time(job, 9.0, 0, 2)
@@ -144,12 +151,22 @@ def test_a_host_that_stays_silent_is_lost_though_nobody_fails():
     assert job.over  # the lost one is not waited for
 
 
-def test_nobody_is_blamed_for_the_launchers_own_pause():
-    job = Told(stall_timeout=0.0)
+@pytest.mark.parametrize("timeout", [0.0, 30.0])
+def test_nobody_is_blamed_for_the_launchers_own_pause(timeout):
+    job = Told(timeout)
     pass_time(job, 3.0, 0, 1, 2)
     job.receive(0, {"steps": 1, "expected": True}, 100.0)
     job.tick(100.2)
-    assert job.verdict is None and not job.over
+    assert job.verdict is None and not job.over and not job.orders()
+
+
+def test_who_stands_still_after_the_launchers_pause_is_found():
+    job = Told(30.0)
+    pass_time(job, 3.0, 0, 1, 2)
+    stay(job, 101, 131)
+    assert not job.orders()
+    stay(job, 132, 132)
+    assert job.orders() == [{"stacks": True}]
 
 
 def test_the_verdict_knows_the_last_complete_step():
@@ -202,7 +219,7 @@ def test_only_rank_0_is_shown_and_only_until_another_fails():
 def stand_still(job: Job) -> None:
     """All ranks make five steps and no more; the stacks are asked for."""
     job.steps(1.0, 5, 5, 5)
-    job.tick(11.0)
+    stay(job, 2, 11)
     assert not job.orders()
     job.tick(11.1)
     assert job.orders() == [{"stacks": True}]
@@ -283,7 +300,7 @@ def test_what_ranks_say_while_they_are_ended_is_shown():
 def test_no_stall_without_an_expected_step_or_a_limit(timeout):
     job = Told(timeout)
     job.steps(1.0, 5, 5, 5, expected=timeout == 0.0)
-    job.tick(1000.0)
+    stay(job, 2, 1000)
     assert not job.orders() and job.verdict is None
 
 

@@ -74,12 +74,13 @@ class Wrapped:
             grace=grace,
             terminals=(False, False),
             window=(80, 24),
+            folder=str(folder),
         )
         words = ["-m", "tfdist.launch.run.rank", "--rank", str(rank), "--stdin"]
         words += ["--connect-seconds", "5"]
         self.process = subprocess.Popen(
             [sys.executable, *words],
-            cwd=folder,
+            cwd="/",  # where ssh may start it
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -304,6 +305,6 @@ def test_a_ticket_is_for_its_owner_only(tmp_path):
 def test_a_ticket_survives_its_text():
     ticket = Ticket(
         *(2, ("a", "b"), 1, "00", ("x.py",), {"A": "1"}, ({}, {"B": "é\n"})),
-        *(("TF_CONFIG",), 1.5, (True, False), (80, 24)),
+        *(("TF_CONFIG",), 1.5, (True, False), (80, 24), "/a folder"),
     )
     assert decode(ticket.encoded()) == ticket

@@ -17,6 +17,7 @@ from tfdist.coordination.handshake import introduce, new_challenge, proof, verif
 from tfdist.coordination.judge import Judge
 from tfdist.coordination.limits import Limits, stall_limit
 from tfdist.coordination.link import Link, connect
+from tfdist.coordination.loop import Loop
 from tfdist.coordination.server import Server
 from tfdist.coordination.wire import MAX_LINE, Channel, WireError, decode, encode
 from tfdist.coordination.wording import differences, group, name_ranks
@@ -24,6 +25,7 @@ from tfdist.errors import TfdistError
 from tfdist.testing.meeting import Meeting
 
 TOKEN = bytes(range(32))
+HALF = "\ud800"  # of a character: JSON can hold it, no encoding can
 
 
 def serve(token: bytes) -> Server:
@@ -140,6 +142,8 @@ def test_the_handshake_needs_the_token():
         good | {"rank": True},
         good | {"nonce": 3},
         good | {"proof": "é"},
+        good | {"proof": HALF},
+        good | {"nonce": HALF},
         {},
     ]
     for answer in bad:
@@ -162,6 +166,32 @@ def test_the_token_never_travels():
         client.join()
     assert TOKEN.hex().encode() not in heard
     assert TOKEN not in heard
+
+
+@pytest.mark.parametrize("answers", [[HALF], ["x", HALF]])
+def test_a_client_refuses_what_no_server_says(answers):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for key, text in zip(("challenge", "proof"), answers, strict=False):
+            theirs.sendall(encode({key: text}))
+        with pytest.raises(WireError):
+            introduce(ours, TOKEN, 1, 5.0)
+
+
+def test_a_channel_that_fails_takes_no_other_along(pair):
+    channel, theirs = pair
+    second, others = socket.socketpair()
+    heard, ended = threading.Event(), threading.Event()
+    loop = Loop("test", lambda: None)
+    loop.add(channel, lambda message: int("x"), ended.set)
+    loop.add(Channel(second), lambda message: heard.set(), lambda: None)
+    loop.start()
+    theirs.sendall(encode({}))
+    assert ended.wait(5.0)
+    others.sendall(encode({}))
+    assert heard.wait(5.0)
+    loop.stop(1.0)
+    others.close()
 
 
 def test_a_wrong_token_is_refused(server):
@@ -209,6 +239,7 @@ def test_strangers_do_not_disturb(server, knock):
         for rank in range(2)
     ]
     garbage = [b"GET / HTTP/1.1\r\n\r\n", b"\x80\x04.\n", b"x" * 100_000, b"{}\n", b""]
+    garbage += [encode({"rank": 1, "nonce": "x", "proof": HALF})]
     for text in garbage:
         stranger = knock()
         try:

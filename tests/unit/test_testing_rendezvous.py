@@ -31,6 +31,12 @@ def test_all_ranks_of_a_job_and_no_other_look_at_one_place(tmp_path):
     assert path(**job).is_relative_to(tmp_path)
 
 
+@pytest.mark.parametrize("own", ["PMIX_SERVER_URI2", "HYDI_CONTROL_FD"])
+def test_what_each_host_or_process_has_for_itself_does_not_count(own):
+    job = {"PMIX_NAMESPACE": "7"}
+    assert path(**job, **{own: "1"}) == path(**job, **{own: "2"})
+
+
 def test_workers_differ_in_their_task_only():
     def worker(index, port="1"):
         cluster = {"worker": [f"a:{port}", "a:2"]}

@@ -13,7 +13,7 @@ import hmac
 import secrets
 import socket
 import time
-from typing import Any
+from typing import Any, TypeGuard
 
 from tfdist.coordination.wire import WireError, decode, encode
 
@@ -50,10 +50,10 @@ def verify(
     rank, nonce, claimed = (answer.get(key) for key in ("rank", "nonce", "proof"))
     if type(rank) is not int or not 0 <= rank < size:
         raise WireError("no rank of this job")
-    if not isinstance(nonce, str) or not isinstance(claimed, str):
+    if not (_is_ascii(nonce) and _is_ascii(claimed)):
         raise WireError("no proof")
     expected = proof(token, "client", challenge, nonce, rank)
-    if not hmac.compare_digest(expected.encode(), claimed.encode()):
+    if not hmac.compare_digest(expected, claimed):
         raise WireError("wrong proof")
     return rank, proof(token, "server", challenge, nonce, rank)
 
@@ -75,17 +75,20 @@ def introduce(
     """
     deadline = time.monotonic() + timeout
     challenge = decode(_read_line(connection, deadline)).get("challenge")
-    if not isinstance(challenge, str):
+    if not _is_ascii(challenge):
         raise WireError("no challenge")
     nonce = new_challenge()
     mine = proof(token, "client", challenge, nonce, rank)
     connection.sendall(encode({"rank": rank, "nonce": nonce, "proof": mine}))
     theirs = decode(_read_line(connection, deadline)).get("proof")
     expected = proof(token, "server", challenge, nonce, rank)
-    if not isinstance(theirs, str) or not hmac.compare_digest(
-        expected.encode(), theirs.encode()
-    ):
+    if not (_is_ascii(theirs) and hmac.compare_digest(expected, theirs)):
         raise WireError("wrong proof")
+
+
+def _is_ascii(text: object) -> TypeGuard[str]:
+    # JSON can also hold half a character ("\ud800"), which no encoding takes.
+    return isinstance(text, str) and text.isascii()
 
 
 def _read_line(connection: socket.socket, deadline: float) -> bytes:

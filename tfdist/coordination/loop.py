@@ -66,6 +66,7 @@ class Loop:
         Args:
             channel: The channel; the loop closes it.
             on_message: Called with each message; may raise WireError to refuse it.
+                A ValueError, too, ends this channel alone, not those of the others.
             on_end: Called once, after the channel was closed.
         """
 
@@ -73,7 +74,7 @@ class Loop:
             try:
                 for message in channel.receive():
                     on_message(message)
-            except WireError:
+            except (WireError, ValueError):
                 channel.closed = True
             if channel.closed:
                 self.drop(channel)

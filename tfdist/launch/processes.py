@@ -21,6 +21,7 @@ import psutil
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.2
 TIMED_OUT = 124  # the exit code that coreutils' `timeout` reports
+_LAST_BYTES = 1 << 20  # of a log, in which all lies that is shown of it
 
 # What CMake, a compiler or pip writes where a build first goes wrong; pip's own
 # wrapper around a failed build says nothing.
@@ -209,7 +210,14 @@ def _signal_all(processes: Iterable[psutil.Process], number: int) -> None:
 
 def tail(log: Path, lines: int = 20) -> str:
     """Returns the last lines of a text file."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(last_text(log).splitlines()[-lines:])
+
+
+def last_text(log: Path) -> str:
+    """Returns the last MiB of a text file, which may be larger than the memory."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+        return file.read(_LAST_BYTES).decode(errors="replace")
 
 
 def first_error(log: Path, lines: int = 12) -> str:

@@ -21,18 +21,17 @@ from tfdist.coordination.launch import Launch
 from tfdist.coordination.link import connect
 from tfdist.errors import TfdistError, explain
 
-# What all processes of one job have in common, and other jobs have not.
+# What all processes of one job have in common, on all hosts, and other jobs have not.
+# So not PMIX_SERVER_URI2, of each host's daemon, nor HYDI_CONTROL_FD, of each process.
 _JOB = (
     "HOROVOD_GLOO_RENDEZVOUS_ADDR",
     "HOROVOD_GLOO_RENDEZVOUS_PORT",
     "OMPI_MCA_ess_base_jobid",
     "OMPI_MCA_orte_hnp_uri",
     "PMIX_NAMESPACE",
-    "PMIX_SERVER_URI2",
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
     "MPIEXEC_JOBID",
-    "HYDI_CONTROL_FD",
 )
 _PAUSE = 0.1  # seconds between two looks at the file
 _ATTEMPT = 2.0  # seconds for what the file says to answer

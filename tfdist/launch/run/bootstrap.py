@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The wrapper's process id, the descriptors for events, for stacks
             and of the progress, then the script and its words.
     """
+    own = os.getpid()
     parent, events, stacks, record, *script = arguments
     _die_with(int(parent))
     for descriptor in (int(events), int(stacks)):
@@ -49,11 +50,9 @@ def main(arguments: Sequence[str]) -> None:
     sys.excepthook = _own_frames_left_out
     try:
         _run(script)
-    except SystemExit as end:
-        _report(int(events), _exit_code(end))
-        raise
     except BaseException as error:
-        _report(int(events), 130 if isinstance(error, KeyboardInterrupt) else 1)
+        if os.getpid() == own:  # not in a child of os.fork(), which comes here, too
+            _report(int(events), _exit_code(error))
         raise
 
 
@@ -70,7 +69,9 @@ def _run(script: Sequence[str]) -> None:
         module = sys.modules["__main__"] = ModuleType("__main__")
         module.__dict__.update(__file__=path, __builtins__=builtins)
         with io.open_code(path) as file:
-            exec(compile(file.read(), path, "exec"), module.__dict__)
+            # Not with this module's own `from __future__ import annotations`.
+            code = compile(file.read(), path, "exec", dont_inherit=True)
+        exec(code, module.__dict__)
 
 
 def _report(events: int, code: int) -> None:
@@ -78,10 +79,12 @@ def _report(events: int, code: int) -> None:
         os.write(events, f"failed {code}\n".encode())
 
 
-def _exit_code(end: SystemExit) -> int:
-    if end.code is None or isinstance(end.code, int):
-        return (end.code or 0) & 0xFF
-    return 1  # Python prints the text and exits so
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+        return (error.code or 0) & 0xFF
+    return 1  # Python prints the error, or the text of a SystemExit, and exits so
 
 
 def _own_frames_left_out(

@@ -223,7 +223,7 @@ class Job:
         """Blames nobody for the time in which this process was stopped (Ctrl-Z)."""
         if now > self._ticked + _PAUSE:
             for rank in self._ranks:
-                rank.heard = now
+                rank.heard = rank.changed = now
         self._ticked = now
 
     def _find_stall(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from tfdist.coordination.addresses import candidates
 from tfdist.coordination.server import Server
 from tfdist.launch.errors import FAILED, CommandError
-from tfdist.launch.processes import child_environment, end, tail
+from tfdist.launch.processes import child_environment, end, last_text, tail
 from tfdist.launch.run import remote
 from tfdist.launch.run.endings import Ending
 from tfdist.launch.run.job import STALLED, Job
@@ -163,15 +164,19 @@ def _wait(
     options: Options,
 ) -> int:
     """Waits for the end of all ranks, and passes on what ends them earlier."""
-    passed = 0
+    passed = killed = False
     started = time.monotonic()
     kill_at = engines_ended = None
     failed = False
     while True:
         now = time.monotonic()
-        if passed < min(len(received), 2):
-            job.ask({"end": received[0]} if passed == 0 else {"kill": True})
-            passed += 1
+        if received and not passed:
+            passed = True
+            job.ask({"end": received[0]})
+        # Only a user's impatience: schedulers and `timeout` send several signals, too.
+        if signal.SIGINT in received[1:] and not killed:
+            killed = True
+            job.ask({"kill": True})
         if job.verdict is not None or passed or failed:
             kill_at = kill_at or now + options.grace + _FAREWELL
         elif job.missing and now > started + START_SECONDS:
@@ -202,14 +207,17 @@ def _ending(job: Job, size: int, logs: Logs, code: int) -> Ending:
     """Describes a failure, with the end of the log that matters and nothing else."""
     if job.verdict is None:
         log = logs.folder / LAUNCHER_LOG
-        missing = ", ".join(map(str, job.missing)) or "none"
-        what = f"the ranks could not be started (missing: {missing})"
+        missing = ", ".join(map(str, job.missing))
+        what = (
+            f"the ranks could not be started (missing: {missing})"
+            if missing
+            else "the ranks came too late, or what had started them ended before them"
+        )
         return Ending(code, what, str(log), f"the end of {log}:\n{tail(log)}")
     rank = job.verdict.rank
     log = logs.path(rank)
     what = f"rank {rank} of {size} on {job.host(rank)} {job.verdict.what}"
-    stack = innermost(log.read_text(errors="replace"))
-    if code == STALLED and stack:
+    if code == STALLED and (stack := innermost(last_text(log))):
         detail = f"all its stacks: {log}\n{stack}"
     elif rank == 0:  # all that it wrote has just been shown
         detail = f"its log: {log}"
@@ -234,6 +242,7 @@ def _ticket(
         grace=options.grace,
         terminals=(sys.stdout.isatty(), sys.stderr.isatty()),
         window=(window.columns, window.lines),
+        folder=os.getcwd(),
     )
 
 

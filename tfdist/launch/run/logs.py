@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,9 +46,10 @@ class Logs:
         self.folder = folder
         self._digits = len(str(size - 1))
         self._files = [self.path(rank).open("wb", buffering=0) for rank in range(size)]
-        self._exits = (folder / EXITS).open("w")
+        self._exits = (folder / EXITS).open("wb", buffering=0)
         self.launcher: BinaryIO = (folder / LAUNCHER_LOG).open("wb")
-        self._has_reader = True
+        self._complete = True  # nothing is missing in a file
+        self._with_reader = {STDOUT, STDERR}  # of our own streams
 
     def path(self, rank: int) -> Path:
         """Returns the log of a rank."""
@@ -54,26 +57,37 @@ class Logs:
 
     def write(self, rank: int, kind: int, data: bytes, shown: bool) -> None:
         """Takes what a rank wrote, and shows it to the user as it is."""
-        self._files[rank].write(data)
-        if shown and kind in (STDOUT, STDERR) and self._has_reader:
+        self._keep(self._files[rank], data)
+        if shown:
             self._show(kind, data)
 
     def record(self, exit_record: Mapping[str, Any]) -> None:
         """Takes how a rank ended, as one line of JSON; the first one comes first."""
-        self._exits.write(json.dumps(exit_record) + "\n")
-        self._exits.flush()
+        self._keep(self._exits, json.dumps(exit_record).encode() + b"\n")
 
     def close(self) -> None:
         """Closes the files."""
-        for file in (*self._files, self.launcher):
-            file.close()
-        self._exits.close()
+        for file in (*self._files, self.launcher, self._exits):
+            with suppress(OSError):  # where a full disk is noticed only here
+                file.close()
+
+    def _keep(self, file: FileIO, data: bytes) -> None:
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:  # a full disk is no reason to end a training
+            if self._complete:
+                self._complete = False
+                text = f"tfdist: the logs are incomplete: {file.name}: {error}\n"
+                self._show(STDERR, text.encode(errors="replace"))
 
     def _show(self, kind: int, data: bytes) -> None:
         stream = sys.stdout if kind == STDOUT else sys.stderr
-        try:
-            stream.flush()
-            while data:
+        while data and kind in self._with_reader:
+            try:
+                stream.flush()
                 data = data[os.write(stream.fileno(), data) :]
-        except OSError:  # nobody reads any more, as in `tfdist run ... | head`
-            self._has_reader = False
+            except BlockingIOError:  # somebody who shares the terminal has set this
+                select.select([], [stream], [])
+            except OSError:  # nobody reads any more, as in `tfdist run ... | head`
+                self._with_reader.discard(kind)

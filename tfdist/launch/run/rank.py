@@ -189,6 +189,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     path = os.environ.pop(VARIABLE, "")
     ticket = decode(sys.stdin.readline() if options.stdin else Path(path).read_text())
+    # Horovod 0.28.1 (gloo_run.py) does not quote the folder that it changes to on
+    # another host: from one with a space in its name, it starts this in $HOME.
+    os.chdir(ticket.folder)
     rank = options.rank
     if rank is None:
         launch = read_launch(os.environ)

@@ -31,6 +31,7 @@ class Ticket:
     grace: float  # seconds between SIGTERM and SIGKILL
     terminals: tuple[bool, bool]  # whether rank 0's stdout and stderr are one
     window: tuple[int, int]  # its columns and lines
+    folder: str  # in which the script runs
 
     def encoded(self) -> str:
         """Returns the ticket as one line of JSON."""

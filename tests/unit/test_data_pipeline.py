@@ -150,6 +150,14 @@ def test_batches_are_static_where_all_are_equal(folder):
     assert rows(drop_remainder=False) is None
 
 
+def test_there_may_be_fewer_files_than_processes(folder):
+    files = [file._replace(take=5) for file in source(folder).files[:4]]
+    data = source(folder, files=files, global_batch_size=10)
+    seen = [numbers(build(data, 5, process)) for process in range(5)]
+    assert {len(batches) for batches in seen} == {2}
+    assert len(set(flat(flat(seen)))) == 20
+
+
 def test_a_part_of_a_file(folder):
     part = FileSlice(str(folder / "part-0"), total=11, skip=3, take=4)
     data = source(folder, files=[part], seed=None)
@@ -206,13 +214,14 @@ def test_several_processes_need_their_strategy(folder, monkeypatch):
         from_tfrecords(str(folder / "part-*"), parse, 8)
 
 
+class TwoProcesses:  # what a strategy looks like from here
+    num_replicas_in_sync = 2
+
+    def distribute_datasets_from_function(self, read):
+        return read(tf.distribute.InputContext(2, 1, 2))
+
+
 def test_several_processes_get_their_own_part(folder, monkeypatch):
-    class TwoProcesses:  # what a strategy looks like from here
-        num_replicas_in_sync = 2
-
-        def distribute_datasets_from_function(self, read):
-            return read(tf.distribute.InputContext(2, 1, 2))
-
     monkeypatch.setattr(cluster, "size", lambda: 2)
     batches = from_tfrecords(
         str(folder / "part-*"), parse, 8, seed=1, epochs=1, strategy=TwoProcesses()
@@ -229,6 +238,7 @@ def test_several_processes_get_their_own_part(folder, monkeypatch):
         ({"files": "nowhere-*"}, "named once"),
         ({"files": ["a", "a"]}, "named once"),
         ({"seed": -1}, "seed must be"),
+        ({"seed": None}, "(?i)seed.*shuffle=False"),
         ({"shuffle_block": 0}, "shuffle_block must be"),
         ({"epochs": 0}, "epochs at least 1"),
         ({"global_batch_size": 0}, "global_batch_size must be"),

@@ -11,6 +11,7 @@ from tfdist import cluster
 from tfdist.data import from_tfrecords
 from tfdist.data.pipeline import FileSlice, Source, build
 from tfdist.data.tfrecords import count_records
+from tfdist.strategies.arguments import global_batch_size
 
 COUNTS = [11, 5, 8, 9, 2, 12]  # 47 records, numbered through all files
 
@@ -229,6 +230,20 @@ def test_several_processes_get_their_own_part(folder, monkeypatch):
     expected = build(source(folder, shuffle_block=16_384), 2, 1)
     assert numbers(batches.dataset) == numbers(expected)
     assert len(expected) == batches.steps
+
+
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_the_global_batch_is_known_on_any_number_of_processes(
+    folder, monkeypatch, drop_remainder
+):
+    def told(strategy):
+        options = {"drop_remainder": drop_remainder, "strategy": strategy}
+        data = from_tfrecords(str(folder / "part-*"), parse, 8, **options).dataset
+        return global_batch_size({"x": data})
+
+    assert told(None) == 8
+    monkeypatch.setattr(cluster, "size", lambda: 2)
+    assert told(TwoProcesses()) == 8
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,8 @@ def _read(
         return _shuffle(rows, seed, number)
 
     blocks = records.batch(block).enumerate(1 + unread // block)
-    return blocks.map(shuffle_block).unbatch().skip(first - unread)
+    # The next block is read while this one is used; else training would wait for it.
+    return blocks.map(shuffle_block).prefetch(1).unbatch().skip(first - unread)
 
 
 def _without_first(table: tuple[tf.Tensor, ...], records: int) -> tuple[tf.Tensor, ...]:

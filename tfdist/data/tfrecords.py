@@ -48,8 +48,9 @@ def from_tfrecords(
     Shuffling, for epoch e, draws from `(seed, e)` alone: first the order of the
     process's files; then, in the stream that they form, the order of the records in
     each block of `shuffle_block`. So a record only moves within its block: data that
-    is sorted by class should be written to the files in random order. Memory: one
-    block of serialized records.
+    is sorted by class should be written to the files in random order. Files are read
+    one at a time, and each block while the one before is used; for the first block of
+    an epoch, training waits. Memory: up to three blocks of serialized records.
 
     Args:
         files: Paths, or one glob pattern. They are sorted by name, so that all

@@ -25,6 +25,7 @@ def defaults(
     *,
     log_dir: str | os.PathLike[str] | None = None,
     reference_batch_size: int | None = None,
+    batch_size: int | None = None,
     rule: str | Rule = "linear",
     warmup_epochs: float = 5,
     every: int = 100,
@@ -40,6 +41,7 @@ def defaults(
         log_dir: Of Telemetry; without one, it writes no files.
         reference_batch_size: The global batch that the optimizer's rate is tuned for;
             see LearningRateScaling.
+        batch_size: Of LearningRateScaling, for data that does not tell it.
         rule: Of LearningRateScaling.
         warmup_epochs: Of LearningRateScaling; 0 for trainings of a few epochs.
         every: Steps between two comparisons of the replicas, and between two rows of
@@ -55,7 +57,9 @@ def defaults(
         >>> model.fit(dataset, epochs=90, callbacks=[*callbacks, stop])
     """
     callbacks: list[keras.callbacks.Callback] = [
-        LearningRateScaling(rule, reference_batch_size, warmup_epochs),
+        LearningRateScaling(
+            rule, reference_batch_size, warmup_epochs, batch_size=batch_size
+        ),
         ReplicaConsistency(every, action),
         Telemetry(log_dir, every),
     ]

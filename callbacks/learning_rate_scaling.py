@@ -246,8 +246,9 @@ class LearningRateScaling(Placed):
                     if fit is None
                     else type(fit.arguments.get("x")).__name__,
                     expected="arrays with fit's batch_size, or a dataset that ends in "
-                    ".batch(size) or has drop_remainder=True",
-                    hint="Say it: LearningRateScaling(..., batch_size=256).",
+                    ".batch(size), has drop_remainder=True or is of tfdist.data",
+                    hint="Say it: LearningRateScaling(..., batch_size=256), or "
+                    "defaults(..., batch_size=256).",
                 )
             )
         return size / self.reference_batch_size

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import tfdist
@@ -62,6 +63,28 @@ def other_steps(place: Place) -> Any:
 def other_order(place: Place) -> Any:
     data = batches().shuffle(2, seed=1 + place.rank)
     return fails(place, lambda s: compiled(s).fit(data, verbose=0))
+
+
+def other_records(place: Place) -> Any:
+    """The ranks' files are in different folders, which is no difference."""
+    folder = place.out / f"records-{place.rank}"
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "part-0")) as writer:
+        for values in np.concatenate(regression(), axis=1):
+            writer.write(values.tobytes())
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = tf.ensure_shape(tf.io.decode_raw(record, tf.float32), [5])
+        return values[:4], values[4:]
+
+    def act(strategy: tf.distribute.Strategy) -> None:
+        with strategy.scope():
+            data, steps = tfdist.data.from_tfrecords(
+                str(folder / "*"), parse, 8, seed=5 + place.rank, shard="records"
+            )
+        compiled(strategy).fit(data, steps_per_epoch=steps, verbose=0)
+
+    return fails(place, act)
 
 
 def other_call(place: Place) -> Any:
@@ -193,6 +216,7 @@ if __name__ == "__main__":
         other_epochs,
         other_steps,
         other_order,
+        other_records,
         other_call,
         other_compressor,
         other_rate,

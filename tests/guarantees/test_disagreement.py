@@ -15,6 +15,7 @@ DIFFERENCES = {
     "other_epochs": r"\['epochs'\]: rank 0: 2; rank 1: 3",
     "other_steps": r"cardinality 2; rank 1: .*cardinality 3",
     "other_order": r"rank 0: .*seeds \[\(\d+, 1\)\]; rank 1: .*seeds \[\(\d+, 2\)\]",
+    "other_records": r"fit:\ndetails\['x: seed'\]: rank 0: 5; rank 1: 6\.\nHINT",
     "other_call": r"rank 0: evaluate; rank 1: predict",
     "other_compressor": r"\['compressor'\]: rank 0: .*0\.1.*rank 1: .*0\.2",
     "other_rate": r"\['factor'\]: rank 0: 1.0 to 2.0; rank 1: 1.0 to 4.0",

@@ -30,13 +30,14 @@ def test_arguments_reach_them(tmp_path):
         tmp_path / "a",
         log_dir=tmp_path / "b",
         reference_batch_size=32,
+        batch_size=64,
         rule="sqrt",
         warmup_epochs=1,
         every=7,
         action="warn",
     )
     assert (scaling.reference_batch_size, scaling.rule) == (32, "sqrt")
-    assert scaling.warmup_epochs == 1
+    assert (scaling.warmup_epochs, scaling.batch_size) == (1, 64)
     assert (consistency.every, consistency.action) == (7, "warn")
     assert (telemetry.every, telemetry.log_dir) == (7, str(tmp_path / "b"))
     assert recovery.directory == str(tmp_path / "a")

@@ -1,6 +1,8 @@
 """The pipelines of all processes, built in one: who reads which record when."""
 
 import itertools
+import os
+import threading
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from tfdist import cluster
 from tfdist.data import from_tfrecords
 from tfdist.data.pipeline import FileSlice, Source, build
 from tfdist.data.tfrecords import count_records
+from tfdist.strategies.arguments import global_batch_size
 
 COUNTS = [11, 5, 8, 9, 2, 12]  # 47 records, numbered through all files
 
@@ -150,6 +153,35 @@ def test_batches_are_static_where_all_are_equal(folder):
     assert rows(drop_remainder=False) is None
 
 
+def test_there_may_be_fewer_files_than_processes(folder):
+    files = [file._replace(take=5) for file in source(folder).files[:4]]
+    data = source(folder, files=files, global_batch_size=10)
+    seen = [numbers(build(data, 5, process)) for process in range(5)]
+    assert {len(batches) for batches in seen} == {2}
+    assert len(set(flat(flat(seen)))) == 20
+
+
+def test_the_next_block_is_read_while_this_one_is_used(tmp_path):
+    rows = 2000  # in each of two files: far more than anything else reads ahead
+    for name in "ab":
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
+            for _ in range(rows):
+                writer.write(name.encode())
+    batches = from_tfrecords(
+        str(tmp_path / "?"), lambda row: row, 4, shuffle_block=rows
+    )
+    first = next(iter(batches.dataset)).numpy()[0].decode()
+    later = tmp_path / {"a": "b", "b": "a"}[first]
+    later.unlink()
+    os.mkfifo(later)  # whoever opens it to write waits for who opens it to read
+    writer = threading.Thread(target=lambda: later.open("wb").close(), daemon=True)
+    writer.start()
+    iterator = iter(batches.dataset)
+    assert (next(iterator).numpy() == first.encode()).all()
+    writer.join(timeout=20)
+    assert not writer.is_alive()
+
+
 def test_a_part_of_a_file(folder):
     part = FileSlice(str(folder / "part-0"), total=11, skip=3, take=4)
     data = source(folder, files=[part], seed=None)
@@ -206,13 +238,14 @@ def test_several_processes_need_their_strategy(folder, monkeypatch):
         from_tfrecords(str(folder / "part-*"), parse, 8)
 
 
+class TwoProcesses:  # what a strategy looks like from here
+    num_replicas_in_sync = 2
+
+    def distribute_datasets_from_function(self, read):
+        return read(tf.distribute.InputContext(2, 1, 2))
+
+
 def test_several_processes_get_their_own_part(folder, monkeypatch):
-    class TwoProcesses:  # what a strategy looks like from here
-        num_replicas_in_sync = 2
-
-        def distribute_datasets_from_function(self, read):
-            return read(tf.distribute.InputContext(2, 1, 2))
-
     monkeypatch.setattr(cluster, "size", lambda: 2)
     batches = from_tfrecords(
         str(folder / "part-*"), parse, 8, seed=1, epochs=1, strategy=TwoProcesses()
@@ -222,6 +255,20 @@ def test_several_processes_get_their_own_part(folder, monkeypatch):
     assert len(expected) == batches.steps
 
 
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_the_global_batch_is_known_on_any_number_of_processes(
+    folder, monkeypatch, drop_remainder
+):
+    def told(strategy):
+        options = {"drop_remainder": drop_remainder, "strategy": strategy}
+        data = from_tfrecords(str(folder / "part-*"), parse, 8, **options).dataset
+        return global_batch_size({"x": data})
+
+    assert told(None) == 8
+    monkeypatch.setattr(cluster, "size", lambda: 2)
+    assert told(TwoProcesses()) == 8
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -229,6 +276,7 @@ def test_several_processes_get_their_own_part(folder, monkeypatch):
         ({"files": "nowhere-*"}, "named once"),
         ({"files": ["a", "a"]}, "named once"),
         ({"seed": -1}, "seed must be"),
+        ({"seed": None}, "Shuffling needs a seed"),
         ({"shuffle_block": 0}, "shuffle_block must be"),
         ({"epochs": 0}, "epochs at least 1"),
         ({"global_batch_size": 0}, "global_batch_size must be"),

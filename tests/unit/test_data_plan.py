@@ -46,9 +46,37 @@ def test_by_files_only_if_they_share_evenly(counts, by_files):
     assert plans.make_plan(counts, 2, processes=3).by_files is by_files
 
 
+@pytest.mark.parametrize("files", [4, 7, 15])
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_no_process_is_left_without_files(files, drop_remainder):
+    # Nobody holds more than 5/4 of an even share, but one process nothing at all.
+    counts, processes = [20] * files, files + 1
+    plan = plans.make_plan(counts, 8, processes, drop_remainder=drop_remainder)
+    assert not plan.by_files
+    assert all(plan.files)
+    assert plan.steps == 20 * files // 8 + (not drop_remainder and files % 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch", "processes", "by_files", "steps"),
+    [
+        ([100] * 31, 160, 16, False, 19),  # by files 10: one process has one file
+        ([5, 3], 8, 2, False, 1),  # by files none
+        ([8, 7], 4, 2, True, 3),
+    ],
+)
+def test_dropping_the_remainder_leaves_out_little(
+    counts, batch, processes, by_files, steps
+):
+    plan = plans.make_plan(counts, batch, processes, drop_remainder=True)
+    assert (plan.by_files, plan.steps) == (by_files, steps)
+
+
 def test_the_caller_may_choose():
     assert not plans.make_plan([3, 3, 3], 2, processes=3, shard="records").by_files
     assert plans.make_plan([3, 3, 3, 3], 2, processes=3, shard="files").by_files
+    few = plans.make_plan([100] * 31, 160, 16, drop_remainder=True, shard="files")
+    assert few.steps == 10
 
 
 def test_owners_run_out_together():

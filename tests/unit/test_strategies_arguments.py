@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfdist import cluster
+from tfdist.data import from_tfrecords
 from tfdist.strategies import arguments, order
 
 
@@ -60,6 +61,22 @@ def test_details_differ_where_calls_differ():
     assert first == arguments.details({"x": np.ones((4, 3), "f"), "epochs": 2})
     assert first != arguments.details({"x": np.zeros((4, 3), "d"), "epochs": 2})
     assert first != arguments.details({"x": np.zeros((4, 3), "f"), "epochs": 3})
+
+
+def test_the_order_and_the_files_of_tfdist_data_are_told():
+    def told(files=("one/a", "one/b"), counts=(11, 5), **options):
+        data = from_tfrecords(files, lambda row: row, 8, counts=counts, **options)
+        return arguments.details({"x": data.dataset})
+
+    assert told(seed=2) == told(["two/a", "two/b"], seed=2)
+    others = (
+        {"seed": 1},
+        {"shard": "records"},
+        {"files": ("one/a", "one/c")},
+        {"counts": (10, 6)},
+    )
+    for other in others:
+        assert told(**other) != told(), other
 
 
 def test_a_random_order_is_refused_only_between_processes():

@@ -7,6 +7,8 @@ step of any epoch. So a resumed run reads what comes next, not what came before.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +24,8 @@ _MARK = "_tfdist_recipe"
 class Batches(NamedTuple):
     """What to give to `fit`: `fit(batches.dataset, steps_per_epoch=batches.steps)`."""
 
-    dataset: Any  # tf.data.Dataset; over several processes a DistributedDataset
+    # tf.data.Dataset; a DistributedDataset where the strategy makes one
+    dataset: Any
     steps: int  # steps in one epoch, the same on every process
 
 
@@ -47,6 +50,21 @@ class Recipe:
             "steps": self.steps,
             "start": [source.first_epoch, source.first_step],
             "processes": cluster.size() if self.by_files else None,
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What has to be equal on all processes, as plain data.
+
+        The folder may be another one on each of them, but not the files in it.
+        """
+        source = self.source
+        files = [(os.path.basename(path), *rest) for path, *rest in source.files]
+        return {
+            **self.order,
+            "shard": source.shard,
+            "epochs": source.epochs_held,
+            "files": hashlib.sha256(repr(files).encode()).hexdigest()[:8],
         }
 
 

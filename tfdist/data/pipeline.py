@@ -14,9 +14,28 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.data.plan import Plan, make_plan
+from tfdist.errors import explain
 
 _ENDLESS = np.iinfo(np.int64).max  # epochs
 _SEED_LIMIT = 2**63  # seeds of tf.random.stateless_* are signed 64-bit integers
+
+
+def order_seed(shuffle: bool, seed: int | None) -> int | None:
+    """Returns the seed of the order, None for the order of the files.
+
+    Raises:
+        ValueError: Shuffling without a seed, which is no order that all processes know.
+    """
+    if shuffle and seed is None:
+        raise ValueError(
+            explain(
+                "Shuffling needs a seed, the same on every process",
+                received="shuffle=True and seed=None",
+                expected="an integer",
+                hint="Pass seed=0, or shuffle=False.",
+            )
+        )
+    return seed if shuffle else None
 
 
 class FileSlice(NamedTuple):
@@ -176,7 +195,8 @@ def _read(
         return _shuffle(rows, seed, number)
 
     blocks = records.batch(block).enumerate(1 + unread // block)
-    return blocks.map(shuffle_block).unbatch().skip(first - unread)
+    # The next block is read while this one is used; else training would wait for it.
+    return blocks.map(shuffle_block).prefetch(1).unbatch().skip(first - unread)
 
 
 def _without_first(table: tuple[tf.Tensor, ...], records: int) -> tuple[tf.Tensor, ...]:

@@ -15,7 +15,8 @@ from tfdist.data.sharding import count_steps, split_sizes
 
 SHARD_MODES = ("auto", "files", "records")
 # The process with the most rows sets the time of every step. Beyond a quarter more
-# than its even share, reading the files of the others costs less than waiting.
+# than its even share, reading the files of the others costs less than waiting; and
+# where what is dropped grows with the differences, so much is lost at most.
 _MOST_UNEVEN = 1.25
 
 
@@ -61,9 +62,11 @@ def make_plan(
         replicas: Replicas that each process feeds.
         drop_remainder: Whether to leave out what does not fill a whole batch. By
             files, each replica then gets the same number of rows in every step, and
-            what a process holds beyond the common number of steps is left out.
+            what a process holds beyond the steps of the one that holds least is left
+            out of every epoch.
         shard: "files", "records", or "auto": by files unless some process would hold
-            more than 5/4 of an even share.
+            nothing or more than 5/4 of an even share, or `drop_remainder` would leave
+            less than 4/5 of the steps by records.
 
     Raises:
         ValueError: An unknown mode, too few files to shard by files, or no step.
@@ -87,15 +90,18 @@ def make_plan(
             f'HINT: Write at least {processes} files, or leave shard="auto".'
         )
     examples = sum(counts)
-    even = max(owned) * processes <= _MOST_UNEVEN * examples
-    by_files = processes > 1 and (shard == "files" or (shard == "auto" and even))
+    even = min(owned) > 0 and max(owned) * processes <= _MOST_UNEVEN * examples
     steps = count_steps(examples, global_batch_size, drop_remainder)
     ranks = (processes, replicas)
     whole = np.reshape(split_sizes(global_batch_size, processes * replicas), ranks)
+    # A process with no row in a whole batch does not limit the steps.
+    rows = whole.sum(axis=1)
+    common = min(o // r for o, r in zip(owned, rows, strict=True) if r)
+    if drop_remainder:
+        even = even and steps <= _MOST_UNEVEN * common
+    by_files = processes > 1 and (shard == "files" or (shard == "auto" and even))
     if by_files and drop_remainder:
-        # A process with no row in a whole batch does not limit the steps.
-        rows = whole.sum(axis=1)
-        steps = min(o // r for o, r in zip(owned, rows, strict=True) if r)
+        steps = common
         sizes = np.broadcast_to(whole, (steps, *ranks))
     elif by_files:
         batches = [global_batch_size] * (steps - 1)
@@ -148,7 +154,8 @@ def proportional_shares(owned: Sequence[int], batches: Sequence[int]) -> np.ndar
     """Deals global batches from several owners, all of whom run out together.
 
     Example j of an owner of n falls due at time `(j + 1/2) / n`; batches are cut from
-    all examples in the order of their times.
+    all examples in the order of their times. Takes 32 bytes of memory an example,
+    while it runs.
 
     Args:
         owned: Examples that each process holds.

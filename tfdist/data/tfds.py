@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist.data.batches import Batches, distribute
-from tfdist.data.pipeline import FileSlice, Source
+from tfdist.data.pipeline import FileSlice, Source, order_seed
 from tfdist.errors import explain
 
 
@@ -43,12 +43,15 @@ def from_tfds(
         shuffle: Whether to draw a new order every epoch.
         seed: Seed of the order, from 0 to 2**63 - 1; the same on every process.
         drop_remainder: Whether to leave out what does not fill a batch, so that all
-            batches have the same static shape.
+            batches have the same static shape; by files, also what a process holds
+            beyond the steps of the one that holds least.
         epochs: Epochs that the dataset holds; -1 is endless. By default endless if
             `shuffle`, else one.
         first_epoch: Number of the first epoch, to go on where a run stopped.
         shard: "files", "records", or "auto": by files where they can be shared
-            evenly enough.
+            evenly enough. With a changing number of processes pass "records": by files,
+            training goes on with another number only at an epoch's start. Also for
+            `predict`: by files, the rows come in another order than in the files.
         shuffle_block: Records that are shuffled together.
         strategy: The strategy to read for; None takes the current one. With several
             processes call this inside `strategy.scope()`.
@@ -102,7 +105,7 @@ def from_tfds(
         ],
         parse=parse,
         global_batch_size=global_batch_size,
-        seed=seed if shuffle else None,
+        seed=order_seed(shuffle, seed),
         shuffle_block=shuffle_block,
         drop_remainder=drop_remainder,
         epochs=epochs,

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.data.batches import Batches, distribute
-from tfdist.data.pipeline import FileSlice, Source
+from tfdist.data.pipeline import FileSlice, Source, order_seed
 from tfdist.errors import explain
 
 
@@ -34,18 +34,23 @@ def from_tfrecords(
 
     Over all processes every example comes exactly once an epoch, and every process
     makes the same number of steps. Where the files can be shared evenly enough (no
-    process holds more than 5/4 of the mean), each one keeps a fixed set of files for
-    the whole run (files never move between processes) and adds to each step in
-    proportion to what it holds. The steps then hold `global_batch_size` examples, but
-    not the same ones as in one process. Otherwise, or with `shard="records"`, every
+    process holds nothing, or more than 5/4 of the mean), each one keeps a fixed set of
+    files for the whole run (files never move between processes) and adds to each step
+    in proportion to what it holds. The steps then hold `global_batch_size` examples,
+    but not the same ones as in one process. Otherwise, or with `shard="records"`, every
     process opens every file, keeps the records that are its own and parses only
     those; the global batches are those of one process.
+
+    By files, `drop_remainder` also leaves out of every epoch what a process holds
+    beyond the steps of the one that holds least. Where that would cost more than a
+    fifth of the steps, "auto" shares the records instead; "files" accepts it.
 
     Shuffling, for epoch e, draws from `(seed, e)` alone: first the order of the
     process's files; then, in the stream that they form, the order of the records in
     each block of `shuffle_block`. So a record only moves within its block: data that
-    is sorted by class should be written to the files in random order. Memory: one
-    block of serialized records.
+    is sorted by class should be written to the files in random order. Files are read
+    one at a time, and each block while the one before is used; for the first block of
+    an epoch, training waits. Memory: up to three blocks of serialized records.
 
     Args:
         files: Paths, or one glob pattern. They are sorted by name, so that all
@@ -62,7 +67,10 @@ def from_tfrecords(
         first_epoch: Number of the first epoch, to go on where a run stopped.
         counts: Records in each file, in the sorted order; None lets every process
             count them, which reads every file once.
-        shard: "files", "records", or "auto" as described.
+        shard: "files", "records", or "auto" as described. With a changing number of
+            processes pass "records": by files, training goes on with another number
+            only at an epoch's start. Also for `predict`: by files, the rows come in
+            another order than in the files.
         shuffle_block: Records that are shuffled together.
         compression_type: None, "GZIP" or "ZLIB".
         strategy: The strategy to read for; None takes the current one. With several
@@ -75,7 +83,8 @@ def from_tfrecords(
 
     Raises:
         ValueError: No file matches, a path comes twice, `counts` has another length,
-            there is not one step, or several processes without a strategy.
+            there is not one step, `shuffle` without a seed, or several processes
+            without a strategy.
 
     Example:
         >>> with strategy.scope():
@@ -99,7 +108,7 @@ def from_tfrecords(
         files=[FileSlice(*pair) for pair in zip(paths, counts, strict=True)],
         parse=parse,
         global_batch_size=global_batch_size,
-        seed=seed if shuffle else None,
+        seed=order_seed(shuffle, seed),
         shuffle_block=shuffle_block,
         drop_remainder=drop_remainder,
         epochs=epochs,

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist import cluster
+from tfdist.data.batches import recipe_of
 from tfdist.errors import explain
 from tfdist.strategies.order import refuse_random_order, shuffle_seeds
 from tfdist.strategies.sharding import is_replica_batches, refuse_unbatched
@@ -37,6 +38,9 @@ def details(arguments: Mapping[str, Any]) -> dict[str, str | int]:
         for name in _DATA
         if arguments.get(name) is not None
     )
+    recipe = recipe_of(arguments.get("x"))
+    if recipe is not None:
+        found.update((f"x: {key}", str(v)) for key, v in recipe.identity.items())
     if _EMPTY in str(found.get("x")):
         refuse_empty(str(found["x"]))
     return found
@@ -81,9 +85,13 @@ def batches_are_equal(arguments: Mapping[str, Any], replicas: int) -> bool:
 def global_batch_size(arguments: Mapping[str, Any]) -> int | None:
     """Returns the number of examples in a whole batch, if `fit`'s arguments tell it.
 
-    Told by arrays and their `batch_size`, and by datasets whose last stages batch.
+    Told by arrays and their `batch_size`, by what `tfdist.data` has made, and by
+    datasets whose last stages batch.
     """
     data = arguments.get("x")
+    recipe = recipe_of(data)
+    if recipe is not None:
+        return recipe.source.global_batch_size
     if isinstance(data, tf.data.Dataset):
         if is_replica_batches(data):
             return None

@@ -17,6 +17,7 @@ from tests.parallel.registry import Needs, Results, row
 from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import compile_under, outcome, perceptron, regression, sgd
 from tfdist.strategies import fits
+from tfdist.strategies.arguments import global_batch_size
 from tfdist.strategies.course import course_of
 
 EXAMPLES = 57  # three batches of 16 and one of 9
@@ -112,6 +113,8 @@ def resumed_records(setting: Setting) -> Results:
             batches = tfdist.data.from_tfrecords(
                 paths, parse, GLOBAL_BATCH, seed=3, shuffle_block=8, shard="records"
             )
+        # Or a position saved on one number of processes would be none on another.
+        assert global_batch_size({"x": batches.dataset}) == GLOBAL_BATCH
         return (batches.dataset,)
 
     return interrupted(setting, read, batch_size=None, steps_per_epoch=4)

@@ -101,14 +101,18 @@ class KerasTraining(_Strategy):
         )
 
     def agree(
-        self, what: str, details: dict[str, Any] | None = None, timeout: float = 300.0
+        self,
+        what: str,
+        details: dict[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Waits for all ranks to come to `what`, or raises what they disagree on.
 
         Args:
             what: What this rank is about to do.
             details: What has to be equal.
-            timeout: Seconds after which the missing ranks are named.
+            timeout: Seconds after which the missing ranks are named; None means 300,
+                or the stall timeout where that is longer.
         """
         self._ledger.agree(what, details, timeout)
 

@@ -84,6 +84,9 @@ def _entered(call: fits.Call) -> Iterator[None]:
         for prepared in _preparations(strategy, model, call.name):
             stack.enter_context(prepared)
         yield
+        if call.name == "fit":
+            # The chief may still be writing what the others are about to read.
+            strategy.agree("the end of fit's callbacks")
     if call.name == "fit" and model.history.epoch and not model.history.history:
         describe.refuse_empty("a dataset whose length was not known")
 

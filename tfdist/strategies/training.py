@@ -236,7 +236,10 @@ class KerasTraining(_Strategy):
         """Starts a model, or a loop's attached optimizers, from rank 0's weights."""
         if cluster.size() == 1:
             return
-        pairs = attached(self) if model is None else [(model, model.optimizer)]
+        pairs = attached(self)
+        if model is not None:
+            # A model that was never compiled has no optimizer, not even None.
+            pairs = [(model, getattr(model, "optimizer", None))]
         with tf.init_scope():
             for model, optimizer in pairs:
                 # What a tf.function creates has no value before its first call.

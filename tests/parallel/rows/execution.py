@@ -3,10 +3,18 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from tests.parallel.registry import Results, row
 from tests.parallel.setting import Setting
-from tests.parallel.training import regression, sgd, train
+from tests.parallel.training import (
+    compile_under,
+    outcome,
+    perceptron,
+    regression,
+    sgd,
+    train,
+)
 
 
 def four_a_time(setting: Setting, rows: int, **options: Any) -> Results:
@@ -58,6 +66,20 @@ def run_eagerly(setting: Setting) -> Results:
         evaluate=True,
         predict=True,
     )
+
+
+@row("run_eagerly: single batches; predict of a model never compiled")
+def single_batches(setting: Setting) -> Results:
+    inputs, targets = regression(16)
+    model = compile_under(setting, perceptron, sgd, "mse", run_eagerly=True)
+    model.train_on_batch(inputs, targets)  # every rank's batch
+    predicted = np.asarray(model.predict_on_batch(inputs))[:16]
+    with setting.scope():
+        plain = perceptron()
+    return outcome(setting, model) | {
+        "predict/batch": predicted.astype("float64"),
+        "predict/plain": plain.predict(inputs, verbose=0).astype("float64"),
+    }
 
 
 @row("jit_compile=True", may_refuse=True)

@@ -11,14 +11,14 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
 
 from tfdist.errors import TfdistError, explain
-from tfdist.gradients import keras_names, waiting
-from tfdist.gradients.collectives import all_true
+from tfdist.gradients import keras_names, shares, waiting
+from tfdist.gradients.collectives import all_true, replicas
 from tfdist.gradients.method import PLAIN, Method
 from tfdist.gradients.reduction import Gradients, Kind, kinds_of
 
@@ -31,8 +31,9 @@ def attach(
 ) -> keras.optimizers.Optimizer:
     """Makes `optimizer` apply the gradient of the global batch, on every replica.
 
-    Plain `fit` under a tfdist strategy does this by itself; call it for a loop of
-    your own, inside the strategy's scope. Every micro-step then goes through:
+    Under a tfdist strategy, `fit` and the first `apply` in `strategy.run` do this by
+    themselves. Call it for a loop of your own, inside the strategy's scope: given the
+    model, all its weights start from rank 0's. Every micro-step then goes through:
     unscaling by the loss scale, a finite flag agreed by all replicas, local
     accumulation; and every optimizer step through: the sum over replicas, clipping of
     that sum (so that it equals clipping in one process), the update, constraints and
@@ -75,6 +76,30 @@ def attach(
     object.__setattr__(base, _MARK, path)
     _paths.add(path)
     return optimizer
+
+
+def attaching(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an optimizer class's `apply` that attaches where nobody else has.
+
+    For optimizers in a loop or a `train_step` of a user's own: Keras's path clips and
+    looks for overflow before it sums, and takes no weights from rank 0.
+
+    Args:
+        apply: A method of `keras.optimizers.Optimizer` or LossScaleOptimizer.
+    """
+
+    @functools.wraps(apply)
+    def apply_attached(self: Any, grads: Gradients, *args: Any, **kwargs: Any) -> Any:
+        # The outermost optimizer comes first; those within it have its path then.
+        is_new = path_of(self) is None and shares.current() is not None
+        if not is_new or replicas() == 1:
+            return apply(self, grads, *args, **kwargs)
+        path = path_of(attach(self))
+        # Not `self.apply`: what a subclass does before this has been done.
+        own_apply = functools.partial(apply, self)
+        return cast(GradientPath, path).checked(own_apply, grads, *args, **kwargs)
+
+    return apply_attached
 
 
 def attached(strategy: Any) -> list[tuple[Any, Any]]:

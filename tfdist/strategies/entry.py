@@ -20,7 +20,7 @@ from tfdist import cluster
 from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients import keras_names, losses
-from tfdist.gradients.attach import plain_afterwards
+from tfdist.gradients.attach import attaching, plain_afterwards
 from tfdist.strategies import arguments as describe
 from tfdist.strategies import chief_files, epochs, fits, order
 from tfdist.strategies.steps import replaced, replica_draws
@@ -48,6 +48,9 @@ def install(strategy: KerasTraining) -> None:
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
     keras.losses.Loss.__call__ = losses.weighted_call(keras.losses.Loss.__call__)
+    optimizers = keras.optimizers
+    for optimizer in (optimizers.Optimizer, optimizers.LossScaleOptimizer):
+        optimizer.apply = attaching(optimizer.apply)
     _count_batches()
     _wrapped = True
 

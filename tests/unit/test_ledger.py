@@ -188,6 +188,24 @@ def test_a_silent_rank(job):
         assert "rank 1: last did 'reading data'" in str(error)
 
 
+@pytest.mark.parametrize(("stall", "expected"), [(10.0, 300.0), (900.0, 900.0)])
+def test_an_agreement_waits_no_shorter_than_a_stall(job, monkeypatch, stall, expected):
+    ledgers = job(2, stall_timeout=stall)
+    posted, post = [], ledgers[0]._link.post
+
+    def record(entry, message, texts):
+        posted.append(message["timeout"])
+        post(entry, message, texts)
+
+    monkeypatch.setattr(ledgers[0]._link, "post", record)
+    for timeout in (None, 5.0):
+        agreed = on_every_rank(
+            2, lambda rank, timeout=timeout: ledgers[rank].agree("fit", timeout=timeout)
+        )
+        assert agreed == [None, None]
+    assert posted == [expected, 5.0]
+
+
 def test_why_a_collective_failed(job):
     ledgers = job(3)
     assert ledgers[0].diagnose(wait=0.1) is None

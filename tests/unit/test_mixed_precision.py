@@ -544,11 +544,12 @@ def test_a_path_moves_to_the_optimizer_around_its_own():
     inner = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
     tfdist.gradients.attach(inner)
     path = path_of(inner)
-    outer = keras.optimizers.LossScaleOptimizer(inner)
-    attach(outer)
-    assert path_of(outer) is path and path.optimizer is outer
-    assert path_of(inner) is None
-    attach(outer)
+    former, outer = (keras.optimizers.LossScaleOptimizer(inner) for _ in range(2))
+    for each in (former, inner, former, outer, outer):
+        attach(each)
+        assert path_of(each) is path and path.optimizer is each
+    for left in (former, inner):
+        assert not {"apply", "check_finite"} & vars(left).keys()
     variable = keras.Variable(np.ones(2, "f"))
     outer.build([variable])
     outer.apply([keras.ops.array([3.0 * 2.0**15, 4.0 * 2.0**15])], [variable])

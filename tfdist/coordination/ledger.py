@@ -58,6 +58,7 @@ class JobLedger(Ledger):
     ):
         self._link = link
         self._server = server
+        self._limits = limits
         self._entry = 0
         self._activity = "has started"
         self._turn = threading.Lock()  # entries of several threads stay in order
@@ -68,9 +69,10 @@ class JobLedger(Ledger):
         atexit.register(self.close)
 
     def agree(
-        self, what: str, details: Details | None = None, timeout: float = 300.0
+        self, what: str, details: Details | None = None, timeout: float | None = None
     ) -> None:
         """Posts the next entry and waits for its outcome; see `Ledger.agree`."""
+        timeout = self._limits.agreement if timeout is None else timeout
         texts = checked_texts(what, details)
         digest = hashlib.sha256(
             json.dumps([what, texts], sort_keys=True).encode()

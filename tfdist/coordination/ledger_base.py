@@ -15,7 +15,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def agree(
-        self, what: str, details: Details | None = None, timeout: float = 300.0
+        self, what: str, details: Details | None = None, timeout: float | None = None
     ) -> None:
         """Returns once every rank has posted the same entry.
 
@@ -24,7 +24,8 @@ class Ledger(ABC):
         Args:
             what: What this rank is about to do, such as "fit".
             details: What must be equal on all ranks, such as names and shapes.
-            timeout: Seconds to wait for the slowest rank.
+            timeout: Seconds to wait for the slowest rank; None means 300, or the
+                stall timeout where that is longer.
 
         Raises:
             RankMismatchError: Two ranks posted different entries, or a rank is
@@ -85,7 +86,7 @@ class NullLedger(Ledger):
     """The ledger of a job of one process, which always agrees."""
 
     def agree(
-        self, what: str, details: Details | None = None, timeout: float = 300.0
+        self, what: str, details: Details | None = None, timeout: float | None = None
     ) -> None:
         """Checks the arguments, as it would among several ranks."""
         checked_texts(what, details)

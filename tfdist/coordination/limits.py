@@ -22,6 +22,11 @@ class Limits:
     stall: float = 600.0  # no rank makes any progress
     leave: float = 10.0  # to leave the aborted call before the process is ended
 
+    @property
+    def agreement(self) -> float:
+        """For all ranks to come to one place, where the call says nothing else."""
+        return max(300.0, self.stall)
+
 
 def stall_limit(stall_timeout: float | None) -> float:
     """Returns the stall timeout: the argument, else TFDIST_STALL_TIMEOUT, else 600.

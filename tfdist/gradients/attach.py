@@ -7,17 +7,18 @@ model loads where tfdist is not installed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
 
 from tfdist.errors import TfdistError, explain
-from tfdist.gradients import keras_names, waiting
-from tfdist.gradients.collectives import all_true
+from tfdist.gradients import keras_names, shares, waiting
+from tfdist.gradients.collectives import all_true, replicas
 from tfdist.gradients.method import PLAIN, Method
 from tfdist.gradients.reduction import Gradients, Kind, kinds_of
 
@@ -30,8 +31,9 @@ def attach(
 ) -> keras.optimizers.Optimizer:
     """Makes `optimizer` apply the gradient of the global batch, on every replica.
 
-    Plain `fit` under a tfdist strategy does this by itself; call it for a loop of
-    your own, inside the strategy's scope. Every micro-step then goes through:
+    Under a tfdist strategy, `fit` and the first `apply` in `strategy.run` do this by
+    themselves. Call it for a loop of your own, inside the strategy's scope: given the
+    model, all its weights start from rank 0's. Every micro-step then goes through:
     unscaling by the loss scale, a finite flag agreed by all replicas, local
     accumulation; and every optimizer step through: the sum over replicas, clipping of
     that sum (so that it equals clipping in one process), the update, constraints and
@@ -62,25 +64,42 @@ def attach(
         ...     optimizer.apply(tape.gradient(loss, weights), weights)
         >>> strategy.run(step, args=next(batches))
     """
-    owner = getattr(optimizer, _MARK, None)
-    if owner is not None:
-        owner.serve(model)
+    path = path_of(optimizer)
+    if path is not None:
+        path.serve(model)
+        path.move_to(optimizer)
         return optimizer
-    inner = optimizer
-    while hasattr(inner, "inner_optimizer"):
-        inner = inner.inner_optimizer
-        wrapped = path_of(inner)
-        if wrapped is not None:
-            wrapped.serve(model)
-            wrapped.move_to(optimizer)
-            return optimizer
-    base = inner
+    base = keras_names.innermost(optimizer)
     keras_names.require(base, keras_names.OPTIMIZER)
-    # Bypasses Keras's attribute tracking, which would look for variables in it.
     path = GradientPath(optimizer, base, model)
-    object.__setattr__(optimizer, _MARK, path)
+    # Bypasses Keras's attribute tracking, which would look for variables in it.
+    object.__setattr__(base, _MARK, path)
     _paths.add(path)
     return optimizer
+
+
+def attaching(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an optimizer class's `apply` that attaches where nobody else has.
+
+    For optimizers in a loop or a `train_step` of a user's own: Keras's path clips and
+    looks for overflow before it sums, and takes no weights from rank 0.
+
+    Args:
+        apply: A method of `keras.optimizers.Optimizer` or LossScaleOptimizer.
+    """
+
+    @functools.wraps(apply)
+    def apply_attached(self: Any, grads: Gradients, *args: Any, **kwargs: Any) -> Any:
+        # The outermost optimizer comes first; those within it have its path then.
+        is_new = path_of(self) is None and shares.current() is not None
+        if not is_new or replicas() == 1:
+            return apply(self, grads, *args, **kwargs)
+        path = path_of(attach(self))
+        # Not `self.apply`: what a subclass does before this has been done.
+        own_apply = functools.partial(apply, self)
+        return cast(GradientPath, path).checked(own_apply, grads, *args, **kwargs)
+
+    return apply_attached
 
 
 def attached(strategy: Any) -> list[tuple[Any, Any]]:
@@ -90,8 +109,8 @@ def attached(strategy: Any) -> list[tuple[Any, Any]]:
 
 
 def path_of(optimizer: Any) -> GradientPath | None:
-    """Returns the path that `attach` hung on an optimizer."""
-    return getattr(optimizer, _MARK, None)
+    """Returns the path that `attach` hung on an optimizer, or on one inside of it."""
+    return getattr(keras_names.innermost(optimizer), _MARK, None)
 
 
 @contextlib.contextmanager
@@ -141,7 +160,7 @@ class GradientPath:
         base._backend_apply_gradients = self._note_variables
         base._apply_weight_decay = self._unless_skipped(base._apply_weight_decay)
         base._backend_update_step = self._unless_skipped(base._backend_update_step)
-        self._enter(optimizer, base)
+        self._enter(optimizer)
 
     @property
     def model(self) -> Any:
@@ -162,12 +181,14 @@ class GradientPath:
         return True
 
     def move_to(self, optimizer: Any) -> None:
-        """Goes on with an optimizer that has been put around the present one."""
-        present = self.optimizer
-        del present.apply, vars(present)[_MARK]
+        """Goes on with another wrapper around the base, with one less, or one more."""
+        if optimizer is self.optimizer:
+            return
+        del self.optimizer.apply
+        for wrapper in _loss_scalers(self.optimizer):
+            del wrapper.check_finite
         self.optimizer = optimizer
-        object.__setattr__(optimizer, _MARK, self)
-        self._enter(optimizer, present)
+        self._enter(optimizer)
 
     def serve(self, model: Any) -> None:
         """Notes the model, or refuses a second one."""
@@ -190,23 +211,24 @@ class GradientPath:
     def _trainable(self) -> list[Any]:
         return [] if self.model is None else list(self.model.trainable_variables)
 
-    def _enter(self, optimizer: Any, inner: Any) -> None:
-        """Hooks what is called first, and the wrappers down to an inner optimizer."""
-        self._apply = optimizer.apply
-        optimizer.apply = self._apply_checked
-        while optimizer is not inner:
-            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                _agree_on_finite(optimizer)
-            optimizer = optimizer.inner_optimizer
+    def _enter(self, optimizer: Any) -> None:
+        """Hooks what is called first, and the wrappers down to the base."""
+        optimizer.apply = functools.partial(self.checked, optimizer.apply)
+        for wrapper in _loss_scalers(optimizer):
+            _agree_on_finite(wrapper)
 
-    def _apply_checked(
-        self, gradients: Gradients, trainable_variables: Any = None
+    def checked(
+        self,
+        apply: Callable[..., Any],
+        grads: Gradients,
+        trainable_variables: Any = None,
     ) -> Any:
+        """Calls the optimizer's own `apply`, with its arguments, and looks at it."""
         _check_scope(self._base)
         before = self._reductions
-        result = self._apply(gradients, trainable_variables)
+        result = apply(grads, trainable_variables)
         # Eagerly, an accumulating micro-step rightly sums nothing.
-        traced = not tf.executing_eagerly() and any(g is not None for g in gradients)
+        traced = not tf.executing_eagerly() and any(g is not None for g in grads)
         if traced and self._reductions == before:
             raise TfdistError(
                 explain(
@@ -244,6 +266,14 @@ class GradientPath:
                 keras.ops.cond(self._go_on, lambda: method(*args), lambda: None)
 
         return call
+
+
+def _loss_scalers(optimizer: Any) -> Iterator[Any]:
+    """Yields the LossScaleOptimizers around the innermost optimizer."""
+    while hasattr(optimizer, "inner_optimizer"):
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            yield optimizer
+        optimizer = optimizer.inner_optimizer
 
 
 def _agree_on_finite(optimizer: Any) -> None:

@@ -102,7 +102,7 @@ class Shares:
 
 def _has_rows(value: Any) -> bool:
     shape = getattr(value, "shape", None)
-    return shape is not None and shape.rank != 0
+    return shape is not None and tf.TensorShape(shape).rank != 0  # numpy's is a tuple
 
 
 def _rows(value: Any) -> tf.Tensor:

@@ -20,7 +20,7 @@ from tfdist import cluster
 from tfdist.coordination import progress
 from tfdist.errors import explain
 from tfdist.gradients import keras_names, losses
-from tfdist.gradients.attach import plain_afterwards
+from tfdist.gradients.attach import attaching, plain_afterwards
 from tfdist.strategies import arguments as describe
 from tfdist.strategies import chief_files, epochs, fits, order
 from tfdist.strategies.steps import replaced, replica_draws
@@ -49,6 +49,9 @@ def install(strategy: KerasTraining) -> None:
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
     keras.losses.Loss.__call__ = losses.weighted_call(keras.losses.Loss.__call__)
+    optimizers = keras.optimizers
+    for optimizer in (optimizers.Optimizer, optimizers.LossScaleOptimizer):
+        optimizer.apply = attaching(optimizer.apply)
     _count_batches()
     _wrapped = True
 
@@ -85,6 +88,9 @@ def _entered(call: fits.Call) -> Iterator[None]:
         for prepared in _preparations(strategy, model, call.name):
             stack.enter_context(prepared)
         yield
+        if call.name == "fit":
+            # The chief may still be writing what the others are about to read.
+            strategy.agree("the end of fit's callbacks")
     if call.name == "fit" and model.history.epoch and not model.history.history:
         describe.refuse_empty("a dataset whose length was not known")
 

@@ -16,9 +16,8 @@ from tfdist import cluster
 from tfdist.coordination import ledger as ledgers
 from tfdist.coordination import progress
 from tfdist.errors import explain
-from tfdist.gradients import keras_names
 from tfdist.gradients.attach import attach, attached
-from tfdist.strategies import steps, synchronize
+from tfdist.strategies import common_start, lifting, steps, synchronize
 
 # What TensorFlow's collectives cannot gather travels in a wider type.
 _GATHERED_AS = {
@@ -101,14 +100,18 @@ class KerasTraining(_Strategy):
         )
 
     def agree(
-        self, what: str, details: dict[str, Any] | None = None, timeout: float = 300.0
+        self,
+        what: str,
+        details: dict[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Waits for all ranks to come to `what`, or raises what they disagree on.
 
         Args:
             what: What this rank is about to do.
             details: What has to be equal.
-            timeout: Seconds after which the missing ranks are named.
+            timeout: Seconds after which the missing ranks are named; None means 300,
+                or the stall timeout where that is longer.
         """
         self._ledger.agree(what, details, timeout)
 
@@ -144,9 +147,11 @@ class KerasTraining(_Strategy):
         """Runs `fn` on every replica, with the exact gradient path for Keras's steps.
 
         See `tf.distribute.Strategy.run`. For `model.train_step` the path is attached
-        to the model's optimizer; for a function of your own call
-        `tfdist.gradients.attach(optimizer)`.
+        to the model's optimizer, for a function of your own to each that it applies;
+        `tfdist.gradients.attach(optimizer, model)` tells it of the model as well.
         """
+        if options is None and lifting.can_lift(fn):
+            return lifting.lifted(self, fn)(*args, **(kwargs or {}))
         phase = self._phases[-1] if self._phases else None
         watched = progress.installed()
         if phase is None and watched is not None:
@@ -168,7 +173,7 @@ class KerasTraining(_Strategy):
         self.start_from_first(model)
         with self.scope(), steps.instrumented(model if role else None):
             result = super().run(replica_fn, args=args, kwargs=kwargs, options=options)
-        self.start_from_first(model)
+        self.start_from_first(model, has_run=tf.executing_eagerly())
         return result
 
     @_called_as_it_is
@@ -228,23 +233,33 @@ class KerasTraining(_Strategy):
                     )
                 )
 
-    def start_from_first(self, model: Any) -> None:
-        """Starts a model, or a loop's attached optimizers, from rank 0's weights."""
+    def start_from_first(self, model: Any, has_run: bool = False) -> None:
+        """Starts a model, or a loop's attached optimizers, from rank 0's weights.
+
+        Args:
+            model: The model; None for a loop.
+            has_run: Whether a step of the loop was already made with these weights.
+        """
         if cluster.size() == 1:
             return
-        pairs = attached(self) if model is None else [(model, model.optimizer)]
+        pairs = attached(self)
+        if model is not None:
+            # A model that was never compiled has no optimizer, not even None.
+            pairs = [(model, getattr(model, "optimizer", None))]
         with tf.init_scope():
             for model, optimizer in pairs:
                 # What a tf.function creates has no value before its first call.
                 new = [
                     variable
-                    for variable in _variables(model, optimizer)
+                    for variable in common_start.variables_of(model, optimizer)
                     if self._sent.get(id(variable)) is None
                     and bool(variable.value.is_initialized())
                 ]
                 if new:
-                    what = _fingerprint(new, optimizer)
+                    what = common_start.fingerprint(new, optimizer)
                     self.agree("start from rank 0's weights", what)
+                    if has_run and model is None:
+                        common_start.refuse_unequal_weights(self, optimizer)
                     synchronize.send_from_first(self, new)
                     self._sent.update((id(variable), variable) for variable in new)
 
@@ -289,28 +304,6 @@ class KerasTraining(_Strategy):
             raise verdict from error
         finally:
             self._phases = self._phases[:-1]
-
-
-def _variables(model: Any, optimizer: Any) -> list[Any]:
-    """Returns all variables that decide the training, as far as they exist yet."""
-    weights = []
-    if model is not None:
-        metrics = {id(variable) for variable in model.metrics_variables}
-        weights = [v for v in model.variables if id(v) not in metrics]
-        if not model.built:
-            return []
-    elif optimizer.built:
-        weights = keras_names.innermost(optimizer)._trainable_variables
-    return [*weights, *([] if optimizer is None else optimizer.variables)]
-
-
-def _fingerprint(variables: list[Any], optimizer: Any) -> dict[str, str]:
-    """Returns what has to be equal on all ranks before weights can be sent."""
-    details = {
-        f"variable {number}": f"{tuple(variable.shape)} {variable.dtype}"
-        for number, variable in enumerate(variables)
-    }
-    return {**details, "optimizer": type(optimizer).__name__}
 
 
 def refuse_jit(model: Any) -> None:

@@ -11,14 +11,17 @@ from tests.parallel.setting import GLOBAL_BATCH, Setting
 from tests.parallel.training import batches, outcome, perceptron, regression, sgd
 
 
-def tape_loop(setting: Setting, rows: int, **options: Any) -> Results:
+def tape_loop(
+    setting: Setting, rows: int, attached: bool = True, **options: Any
+) -> Results:
     """Train two epochs with tf.GradientTape; the loss sums over the global batch."""
     strategy = setting.distribution
     with setting.scope():
         model = perceptron()
         optimizer = sgd(**options)
-        optimizer.build(model.trainable_variables)
-        setting.attach(optimizer)
+        if attached:
+            optimizer.build(model.trainable_variables)
+            setting.attach(optimizer)
     data = strategy.experimental_distribute_dataset(batches(*regression(rows)))
 
     def replica_step(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -50,6 +53,76 @@ def tape(setting: Setting) -> Results:
 )
 def tape_clipped(setting: Setting) -> Results:
     return tape_loop(setting, 57, global_clipnorm=0.05, gradient_accumulation_steps=2)
+
+
+@row("GradientTape loop, nothing attached, ranks seeded apart", needs=Needs.TFDIST)
+def tape_unattached(setting: Setting) -> Results:
+    keras.utils.set_random_seed(1 + setting.rank)
+    options = {"global_clipnorm": 0.05, "gradient_accumulation_steps": 2}
+    return tape_loop(setting, 57, attached=False, **options)
+
+
+@row(
+    "GradientTape loop run eagerly, ranks seeded apart",
+    compared=False,
+    needs=Needs.TFDIST,
+)
+def tape_eager(setting: Setting) -> Results:
+    """Unequal weights come to light after the first step."""
+    keras.utils.set_random_seed(1 + setting.rank)
+    tf.config.run_functions_eagerly(True)
+    try:
+        if setting.size == 1:
+            return tape_loop(setting, 16, attached=False)
+        try:
+            tape_loop(setting, 16, attached=False)
+        except ValueError as error:
+            assert "HINT: Call tfdist.gradients.attach(opt" in str(error), error
+        else:
+            raise AssertionError("weights of each rank's own were trained")
+    finally:
+        tf.config.run_functions_eagerly(False)
+    return {}
+
+
+class TwoOptimizers(keras.Model):
+    """Trains two layers, each with an optimizer and a loss of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = (keras.layers.Dense(1) for _ in range(2))
+        self.loss_object = keras.losses.MeanAbsoluteError()
+
+    def call(self, inputs: Any) -> Any:
+        return self.left(inputs) + self.right(inputs[:, :4])
+
+    def train_step(self, data: Any) -> Any:
+        inputs, targets = data
+        with tf.GradientTape(persistent=True) as tape:
+            left = self.loss_object(targets, self.left(inputs))
+            left = self.scaled.scale_loss(left)
+            right = self.loss_object(targets, self.right(inputs[:, :4]))
+        weights = self.left.trainable_variables
+        self.scaled.apply(tape.gradient(left, weights), weights)
+        weights = self.right.trainable_variables
+        self.clipped.apply(tape.gradient(right, weights), weights)
+        return {"steps": tf.ones(())}
+
+
+@row("train_step with two optimizers: clipping, overflow on one rank")
+def two_optimizers(setting: Setting) -> Results:
+    with setting.scope():
+        model = TwoOptimizers()
+        model(np.zeros((1, 8), "float32"))
+        model.compile()
+        model.scaled = keras.optimizers.LossScaleOptimizer(sgd(), initial_scale=2.0**15)
+        model.scaled.build(model.left.trainable_variables)
+        model.clipped = sgd(global_clipnorm=0.05)
+        model.clipped.build(model.right.trainable_variables)
+    inputs, targets = regression(57)
+    inputs[[18, 47], 7] = 1e36  # first the first rank's, later the last's
+    model.fit(batches(inputs, targets), verbose=0)
+    return outcome(setting, model)
 
 
 @row("strategy.run, reduce (sum, mean) and gather", needs=Needs.STRATEGY)

@@ -1,6 +1,7 @@
 """Files: every rank is given ONE path, as users do."""
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,28 @@ def checkpoint_best(setting: Setting) -> Results:
         f"files/{key}": variable.numpy()
         for key, variable in named_variables(saved).items()
     }
+
+
+@row("load_weights right after the chief has saved them")
+def load_after_fit(setting: Setting) -> Results:
+    """What `fit` writes is complete on every rank when it returns."""
+    path = setting.directory / "last.weights.h5"
+    ended = setting.directory / "ended"
+
+    def end(logs: Any) -> None:
+        if setting.rank == 0:
+            time.sleep(0.3)  # the others go on, if nothing holds them
+            ended.touch()
+
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(str(path), save_weights_only=True),
+        keras.callbacks.LambdaCallback(on_train_end=end),
+    ]
+    model = compile_under(setting, perceptron, adam, "mse")
+    model.fit(*regression(16), batch_size=16, verbose=0, callbacks=callbacks)
+    assert ended.exists()
+    model.load_weights(path)
+    return outcome(setting, model)
 
 
 @row("CSVLogger")

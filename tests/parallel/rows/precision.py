@@ -77,6 +77,18 @@ def loss_scale_accumulated(setting: Setting) -> Results:
     )
 
 
+@row("compiled again in another LossScaleOptimizer, and without one")
+def loss_scale_again(setting: Setting) -> Results:
+    with setting.scope():
+        model, inner = perceptron(), sgd()  # clipping would hide a sum of sums
+    for scale in (64.0, 8.0, None):
+        with setting.scope():
+            optimizer = inner if scale is None else scaled(inner, initial_scale=scale)
+            model.compile(optimizer, "mse")
+        history = model.fit(batches(*regression(32)), verbose=0)
+    return outcome(setting, model, history)
+
+
 @row("loss_scale_factor, clipping")
 def loss_scale_factor(setting: Setting) -> Results:
     return train(

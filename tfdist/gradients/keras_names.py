@@ -160,6 +160,14 @@ def statistics_of(layer: Any) -> list[Any]:
     ]
 
 
+def loss_module() -> Any:
+    """Returns the module in which Keras's losses divide by the number of replicas."""
+    from keras.src.losses import loss
+
+    require(loss, ("scale_loss_for_distribution",))
+    return loss
+
+
 def epoch_iterator_class() -> Any:
     """Returns the class of Keras's loops over the batches of `fit` and `evaluate`."""
     from keras.src.backend.tensorflow import trainer

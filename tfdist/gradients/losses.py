@@ -146,28 +146,42 @@ def _term_weights(share: shares.Shares, calls: list[Any]) -> list[Any]:
     }
     counted = dict(zip(counts, share.weights(list(counts.values())), strict=True))
     weights = []
-    for position, (loss, y_true, y_pred, _) in enumerate(calls):
+    for position, (loss, *_) in enumerate(calls):
         weight: Any = 1.0
         if _is_mean(loss):
             weight = counted.get(position)
             if weight is None:
                 weight = share.example_weight()
                 weight = 1.0 if weight is None else weight
-            if _returns_scalar(loss, y_true, y_pred):
-                # Keras divides by the number of replicas only what it reduces itself.
-                weight = weight / replicas()
+            weight = weight / replicas()  # which Keras does not do meanwhile
         weights.append(weight)
     # They are summed while the forward pass computes the predictions.
     waiting.current().between([y_pred for _, _, y_pred, _ in calls], weights)
     return weights
 
 
-def _returns_scalar(loss: Any, y_true: Any, y_pred: Any) -> bool:
-    """Returns whether the user's function has already reduced the examples."""
-    call = getattr(loss, "call", None)
-    if call is None or not type(loss).__name__ == "LossFunctionWrapper":
-        return False
-    return call(y_true, y_pred).shape.rank == 0
+def install() -> None:
+    """Makes Keras's losses know of the replica's share, once in a process."""
+    module = keras_names.loss_module()
+    module.scale_loss_for_distribution = _unless_weighing(
+        module.scale_loss_for_distribution
+    )
+    keras.losses.Loss.__call__ = weighted_call(keras.losses.Loss.__call__)
+
+
+def _unless_weighing(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns Keras's division by the number of replicas; the weights contain it.
+
+    Keras leaves out what the loss's own `call` has already reduced to a scalar, which
+    shows only when it is called.
+    """
+
+    @functools.wraps(scale)
+    def scale_unless_weighing(value: Any) -> Any:
+        share = shares.current()
+        return value if share is not None and share.is_weighing else scale(value)
+
+    return scale_unless_weighing
 
 
 def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -47,7 +47,7 @@ def install(strategy: KerasTraining) -> None:
     chief_files.install()
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
-    keras.losses.Loss.__call__ = losses.weighted_call(keras.losses.Loss.__call__)
+    losses.install()
     _count_batches()
     _wrapped = True
 

@@ -73,6 +73,28 @@ def own_function(setting: Setting) -> Results:
     )
 
 
+class ScalarLoss(keras.losses.Loss):
+    """Reduces the examples itself, in part through a loss of Keras's."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        own = keras.ops.mean(keras.ops.square(y_true - y_pred))
+        return own + 0.5 * keras.losses.Huber()(y_true, y_pred)
+
+
+@row("a Loss subclass that returns a scalar, partial last batch")
+def scalar_loss(setting: Setting) -> Results:
+    return train(setting, loss=ScalarLoss(), data=regression(57), evaluate=True)
+
+
+@row("a loss function of the user's own, integer labels")
+def own_function_integers(setting: Setting) -> Results:
+    def absolute(y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    inputs, labels = classes()
+    return train(setting, loss=absolute, data=(inputs, labels[:, None]))
+
+
 class Activity(keras.layers.Layer):
     """Add the mean square of what passes to the loss."""
 

@@ -133,6 +133,19 @@ def generator(setting: Setting) -> Results:
     return fit_on(setting, forever(), steps_per_epoch=4)
 
 
+@row("Python generator with None for the sample weights")
+def generator_of_none(setting: Setting) -> Results:
+    inputs, targets = regression(57)
+
+    def forever() -> Iterator[tuple[np.ndarray, np.ndarray, None]]:
+        while True:
+            for start in range(0, len(inputs), GLOBAL_BATCH):
+                part = slice(start, start + GLOBAL_BATCH)
+                yield inputs[part], targets[part], None
+
+    return fit_on(setting, forever(), steps_per_epoch=4)
+
+
 @row("steps_per_epoch with repeat")
 def repeated(setting: Setting) -> Results:
     return fit_on(setting, batches(*regression()).repeat(), steps_per_epoch=3)

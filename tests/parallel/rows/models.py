@@ -1,5 +1,6 @@
 """Kinds of models, inputs and outputs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,6 +32,27 @@ def dict_inputs(setting: Setting) -> Results:
     inputs, targets = regression()
     parts = {"left": inputs[:, :3], "right": inputs[:, 3:]}
     return train(setting, build=build, data=(parts, targets), predict=True)
+
+
+@row("a list of inputs alone, as arrays and from a generator")
+def list_alone(setting: Setting) -> Results:
+    def build() -> keras.Model:
+        left, right = keras.Input((3,)), keras.Input((5,))
+        both = keras.layers.Concatenate()([left, right])
+        return keras.Model([left, right], Dense(1)(both))
+
+    model = compile_under(setting, build, sgd, "mse")
+    inputs, _ = regression(57)
+    parts = inputs[:, :3], inputs[:, 3:]
+
+    def batches_of_parts() -> Iterator[Any]:
+        for start in range(0, len(inputs), 16):
+            yield (tuple(part[start : start + 16] for part in parts),)
+
+    predicted = model.predict(batches_of_parts(), verbose=0)
+    return outcome(setting, model, predict=list(parts)) | {
+        "predict/generator": predicted.astype("float64")
+    }
 
 
 def two_heads() -> keras.Model:

@@ -26,7 +26,13 @@ OPTIMIZER = (
     "_trainable_variables",
 )
 RATE = ("_iterations", "_learning_rate")
-MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
+MODEL = (
+    "_aggregate_additional_loss",
+    "_compile_loss",
+    "_get_call_context",
+    "_loss_tracker",
+    "_maybe_reset_call_context",
+)
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
 EPOCHS = ("_get_metrics_result_or_logs", "_initial_epoch")
@@ -110,6 +116,11 @@ def history_of(tensor: Any) -> tuple[Any, int, int]:
     """Returns a KerasTensor's operation, the number of its call, and of the output."""
     operation, node, place = tensor._keras_history
     return operation, node, place
+
+
+def is_in_layer() -> bool:
+    """Returns whether this thread is in a layer's `call`."""
+    return global_state.get_global_attribute("current_call_ctx") is not None
 
 
 def note_compiled(model: Any, name: str, value: Any) -> None:

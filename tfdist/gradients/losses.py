@@ -167,6 +167,25 @@ def install() -> None:
         module.scale_loss_for_distribution
     )
     keras.losses.Loss.__call__ = weighted_call(keras.losses.Loss.__call__)
+    mean = keras.metrics.Mean
+    mean.update_state = _whole_batch_from_parts(mean.update_state)
+
+
+def _whole_batch_from_parts(update_state: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `keras.metrics.Mean.update_state` that knows losses of a step.
+
+    The result is the mean over all replicas, of values whose sum is the batch's loss.
+    """
+
+    @functools.wraps(update_state)
+    def update(self: Any, values: Any, sample_weight: Any = None) -> Any:
+        share = shares.current()
+        if share is not None and share.is_part(values):
+            weighted = sample_weight is not None
+            values = share.own_mean(values) if weighted else values * replicas()
+        return update_state(self, values, sample_weight=sample_weight)
+
+    return update
 
 
 def _unless_weighing(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -190,6 +209,9 @@ def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
     There a loss object is called directly and divides by the replica's own count, as
     in a compiled loss, whose terms are weighted together instead. What the user
     divides, the user has to divide by the global count, as in tf.distribute.
+
+    In a layer of a Keras model, which hands the value to `add_loss`, it is the mean
+    over the replica's examples, as which Keras counts all that is added.
     """
 
     @functools.wraps(call)
@@ -202,7 +224,13 @@ def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
         with share.weighing():
             (weight,) = _term_weights(share, [(self, y_true, y_pred, sample_weight)])
             value = call(self, y_true, y_pred, sample_weight)
-        return value * tf.cast(weight, value.dtype)
+        value = value * tf.cast(weight, value.dtype)
+        if value.shape.rank != 0:
+            return value
+        if share.keras_adds_losses and keras_names.is_in_layer():
+            return share.own_mean(value)
+        share.note_part(value)
+        return value
 
     return call_weighted
 
@@ -260,7 +288,8 @@ def correct_tracker(update_state: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a loss tracker's `update_state` that is exact on uneven replicas.
 
     Keras weights each replica's value by the replica's examples. The values already
-    carry a share of the batch, so that would count the share twice.
+    carry a share of the batch, so that would count the share twice. What a step of the
+    user's own passes as the loss gave it is left to `Mean`.
     """
 
     def update(value: Any, sample_weight: Any = None) -> Any:
@@ -269,6 +298,8 @@ def correct_tracker(update_state: Callable[..., Any]) -> Callable[..., Any]:
         if share is not None:
             share.loss_is_tracked = True
             weight = share.example_weight()
+            if share.is_part(value):
+                weight = None
         if weight is not None and sample_weight is not None:
             value = tf.math.divide_no_nan(value, tf.cast(weight, value.dtype))
         return update_state(value, sample_weight=sample_weight)
@@ -283,7 +314,7 @@ def noting_total(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
         loss = compute_loss(*args, **kwargs)
         share = shares.current()
         if share is not None:
-            share.loss_totals.append(loss)
+            share.note_part(loss)
         return loss
 
     return compute

@@ -114,6 +114,35 @@ def with_added_loss() -> keras.Model:
     )
 
 
+class Endpoint(keras.layers.Layer):
+    """Add loss objects to the loss, as Keras's guides do."""
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+        self.loss = keras.losses.MeanSquaredError(reduction=reduction)
+
+    def call(self, targets: Any, outputs: Any) -> Any:
+        self.add_loss(0.1 * self.loss(targets, outputs))
+        return outputs
+
+
+@row("add_loss of loss objects in a layer, partial last batch")
+def add_loss_object(setting: Setting) -> Results:
+    def build() -> keras.Model:
+        inputs, targets = keras.Input((8,)), keras.Input((1,))
+        outputs = Dense(1)(Dense(6, activation="tanh")(inputs))
+        for reduction in ("sum_over_batch_size", "sum"):
+            outputs = Endpoint(reduction)(targets, outputs)
+        return keras.Model([inputs, targets], outputs)
+
+    inputs, targets = regression(57)
+    model = compile_under(setting, build, sgd, None)
+    history = model.fit(
+        [inputs, targets], batch_size=16, epochs=2, shuffle=False, verbose=0
+    )
+    return outcome(setting, model, history)
+
+
 def regularised(**options: Any) -> keras.Model:
     return keras.Sequential(
         [keras.Input((8,)), Dense(6, activation="tanh", **options), Dense(1)]

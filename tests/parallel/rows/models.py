@@ -203,6 +203,43 @@ def custom_train_step_partial(setting: Setting) -> Results:
     )
 
 
+class OwnLosses(Subclassed):
+    """A training step that tells its losses to metrics, with and without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own_loss = keras.losses.MeanSquaredError()
+        self.own_mean = keras.metrics.Mean(name="own_mean")
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        inputs, targets = data
+        with tf.GradientTape() as tape:
+            outputs = self(inputs, training=True)
+            loss = self.compute_loss(y=targets, y_pred=outputs)
+            own = self.own_loss(targets, outputs)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            elif metric.name == "own_mean":
+                metric.update_state(own, sample_weight=tf.shape(inputs)[0])
+            else:
+                metric.update_state(targets, outputs)
+        return self.get_metrics_result() | {"own": own}
+
+
+@row("losses as metrics, in a train_step and compiled, partial last batch")
+def losses_as_metrics(setting: Setting) -> Results:
+    return train(
+        setting,
+        build=OwnLosses,
+        compiled={"metrics": lambda: [keras.losses.MeanSquaredError(name="as_metric")]},
+        data=regression(57),
+        evaluate=True,
+    )
+
+
 @row("a frozen layer and a layer without gradient")
 def frozen(setting: Setting) -> Results:
     def build() -> keras.Model:

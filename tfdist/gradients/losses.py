@@ -210,8 +210,9 @@ def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
     in a compiled loss, whose terms are weighted together instead. What the user
     divides, the user has to divide by the global count, as in tf.distribute.
 
-    In a layer of a Keras model, which hands the value to `add_loss`, it is the mean
-    over the replica's examples, as which Keras counts all that is added.
+    In a layer, which hands the value to `add_loss`, it is the mean over the replica's
+    examples, as which Keras counts all that is added: in steps of Keras's own. Where
+    the user adds up, a model may as well return what is to be differentiated.
     """
 
     @functools.wraps(call)

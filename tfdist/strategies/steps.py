@@ -48,7 +48,7 @@ def replica_function(
         replica = _replica_number()
         args, kwargs = tf.nest.map_structure(_hide_emptiness, (args, kwargs))
         share = shares.Shares((args, kwargs), equal=equal, replica=replica)
-        share.keras_adds_losses = role in ("train_step", "test_step")
+        share.keras_adds_losses = _is_keras_own(model, role)
         with shares.entered(share):
             kept = _kept_statistics(model, share) if role == "train_step" else []
             outputs = fn(*args, **kwargs)
@@ -59,6 +59,13 @@ def replica_function(
             return outputs
 
     return call
+
+
+def _is_keras_own(model: keras.Model | None, role: str) -> bool:
+    """Returns whether it is the step of Keras that ends in `compute_loss`."""
+    if model is None or role not in ("train_step", "test_step"):
+        return False
+    return getattr(type(model), role) is getattr(keras.Model, role)
 
 
 @contextlib.contextmanager

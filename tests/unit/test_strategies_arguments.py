@@ -32,6 +32,13 @@ def test_a_validation_split_takes_its_rows_away():
     assert not arguments.batches_are_equal(found | {"validation_split": 0.2}, 2)
 
 
+def test_validation_data_overrules_the_split():
+    data = {"validation_data": (np.zeros((4, 3)), np.zeros((4, 1)))}
+    found = {"x": np.zeros((60, 3)), "batch_size": 16, "validation_split": 0.2}
+    assert arguments.batches_are_equal(found, 2)  # 48 rows
+    assert not arguments.batches_are_equal(found | data, 2)
+
+
 def test_a_dataset_says_by_its_static_batch_size():
     dataset = tf.data.Dataset.range(64)
     known = dataset.batch(16, drop_remainder=True)

@@ -26,7 +26,13 @@ OPTIMIZER = (
     "_trainable_variables",
 )
 RATE = ("_iterations", "_learning_rate")
-MODEL = ("_aggregate_additional_loss", "_compile_loss", "_loss_tracker")
+MODEL = (
+    "_aggregate_additional_loss",
+    "_compile_loss",
+    "_get_call_context",
+    "_loss_tracker",
+    "_maybe_reset_call_context",
+)
 BUILD = ("_maybe_symbolic_build", "_symbolic_build")
 COMPILE_LOSS = ("_flat_losses", "_metrics")
 EPOCHS = ("_get_metrics_result_or_logs", "_initial_epoch")
@@ -112,6 +118,11 @@ def history_of(tensor: Any) -> tuple[Any, int, int]:
     return operation, node, place
 
 
+def is_in_layer() -> bool:
+    """Returns whether this thread is in a layer's `call`."""
+    return global_state.get_global_attribute("current_call_ctx") is not None
+
+
 def note_compiled(model: Any, name: str, value: Any) -> None:
     """Replaces an argument of `compile` in what a saved model is compiled with."""
     noted = getattr(model, "_compile_config", None)
@@ -158,6 +169,14 @@ def statistics_of(layer: Any) -> list[Any]:
         for variable in made_untrainable(layer)
         if variable.dtype.startswith(("float", "bfloat"))
     ]
+
+
+def loss_module() -> Any:
+    """Returns the module in which Keras's losses divide by the number of replicas."""
+    from keras.src.losses import loss
+
+    require(loss, ("scale_loss_for_distribution",))
+    return loss
 
 
 def epoch_iterator_class() -> Any:

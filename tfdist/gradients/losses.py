@@ -146,28 +146,61 @@ def _term_weights(share: shares.Shares, calls: list[Any]) -> list[Any]:
     }
     counted = dict(zip(counts, share.weights(list(counts.values())), strict=True))
     weights = []
-    for position, (loss, y_true, y_pred, _) in enumerate(calls):
+    for position, (loss, *_) in enumerate(calls):
         weight: Any = 1.0
         if _is_mean(loss):
             weight = counted.get(position)
             if weight is None:
                 weight = share.example_weight()
                 weight = 1.0 if weight is None else weight
-            if _returns_scalar(loss, y_true, y_pred):
-                # Keras divides by the number of replicas only what it reduces itself.
-                weight = weight / replicas()
+            weight = weight / replicas()  # which Keras does not do meanwhile
         weights.append(weight)
     # They are summed while the forward pass computes the predictions.
     waiting.current().between([y_pred for _, _, y_pred, _ in calls], weights)
     return weights
 
 
-def _returns_scalar(loss: Any, y_true: Any, y_pred: Any) -> bool:
-    """Returns whether the user's function has already reduced the examples."""
-    call = getattr(loss, "call", None)
-    if call is None or not type(loss).__name__ == "LossFunctionWrapper":
-        return False
-    return call(y_true, y_pred).shape.rank == 0
+def install() -> None:
+    """Makes Keras's losses know of the replica's share, once in a process."""
+    module = keras_names.loss_module()
+    module.scale_loss_for_distribution = _unless_weighing(
+        module.scale_loss_for_distribution
+    )
+    keras.losses.Loss.__call__ = weighted_call(keras.losses.Loss.__call__)
+    mean = keras.metrics.Mean
+    mean.update_state = _whole_batch_from_parts(mean.update_state)
+
+
+def _whole_batch_from_parts(update_state: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `keras.metrics.Mean.update_state` that knows losses of a step.
+
+    The result is the mean over all replicas, of values whose sum is the batch's loss.
+    """
+
+    @functools.wraps(update_state)
+    def update(self: Any, values: Any, sample_weight: Any = None) -> Any:
+        share = shares.current()
+        if share is not None and share.is_part(values):
+            weighted = sample_weight is not None
+            values = share.own_mean(values) if weighted else values * replicas()
+        return update_state(self, values, sample_weight=sample_weight)
+
+    return update
+
+
+def _unless_weighing(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns Keras's division by the number of replicas; the weights contain it.
+
+    Keras leaves out what the loss's own `call` has already reduced to a scalar, which
+    shows only when it is called.
+    """
+
+    @functools.wraps(scale)
+    def scale_unless_weighing(value: Any) -> Any:
+        share = shares.current()
+        return value if share is not None and share.is_weighing else scale(value)
+
+    return scale_unless_weighing
 
 
 def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,6 +209,10 @@ def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
     There a loss object is called directly and divides by the replica's own count, as
     in a compiled loss, whose terms are weighted together instead. What the user
     divides, the user has to divide by the global count, as in tf.distribute.
+
+    In a layer, which hands the value to `add_loss`, it is the mean over the replica's
+    examples, as which Keras counts all that is added: in steps of Keras's own. Where
+    the user adds up, a model may as well return what is to be differentiated.
     """
 
     @functools.wraps(call)
@@ -188,7 +225,13 @@ def weighted_call(call: Callable[..., Any]) -> Callable[..., Any]:
         with share.weighing():
             (weight,) = _term_weights(share, [(self, y_true, y_pred, sample_weight)])
             value = call(self, y_true, y_pred, sample_weight)
-        return value * tf.cast(weight, value.dtype)
+        value = value * tf.cast(weight, value.dtype)
+        if value.shape.rank != 0:
+            return value
+        if share.keras_adds_losses and keras_names.is_in_layer():
+            return share.own_mean(value)
+        share.note_part(value)
+        return value
 
     return call_weighted
 
@@ -246,7 +289,8 @@ def correct_tracker(update_state: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a loss tracker's `update_state` that is exact on uneven replicas.
 
     Keras weights each replica's value by the replica's examples. The values already
-    carry a share of the batch, so that would count the share twice.
+    carry a share of the batch, so that would count the share twice. What a step of the
+    user's own passes as the loss gave it is left to `Mean`.
     """
 
     def update(value: Any, sample_weight: Any = None) -> Any:
@@ -255,6 +299,8 @@ def correct_tracker(update_state: Callable[..., Any]) -> Callable[..., Any]:
         if share is not None:
             share.loss_is_tracked = True
             weight = share.example_weight()
+            if share.is_part(value):
+                weight = None
         if weight is not None and sample_weight is not None:
             value = tf.math.divide_no_nan(value, tf.cast(weight, value.dtype))
         return update_state(value, sample_weight=sample_weight)
@@ -269,7 +315,7 @@ def noting_total(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
         loss = compute_loss(*args, **kwargs)
         share = shares.current()
         if share is not None:
-            share.loss_totals.append(loss)
+            share.note_part(loss)
         return loss
 
     return compute

@@ -35,8 +35,9 @@ class Shares:
     def __init__(self, data: Any, *, equal: bool, replica: int) -> None:
         self.replica = replica
         self.is_weighing = False  # while the terms of a loss get their weights
+        self.keras_adds_losses = False  # set where Keras counts those of `add_loss`
         self.loss_is_tracked = False  # set when Keras records the loss itself
-        self.loss_totals: list[tf.Tensor] = []  # results of `compute_loss`
+        self._parts: list[tf.Tensor] = []  # see `note_part`
         first = next(
             (t for t in tf.nest.flatten(data, expand_composites=False) if _has_rows(t)),
             None,
@@ -94,6 +95,25 @@ class Shares:
             return None
         self.weights([])
         return replicas() * self._rows / self._all_rows
+
+    def note_part(self, value: Any) -> None:
+        """Notes a value whose sum over the replicas is that of the whole batch."""
+        self._parts.append(value)
+
+    def is_part(self, value: Any) -> bool:
+        """Returns whether a value is one that was noted: it, not a copy."""
+        return any(value is part for part in self._parts)
+
+    def own_mean(self, part: tf.Tensor) -> tf.Tensor:
+        """Returns the mean over this replica's examples, of its part of the batch's.
+
+        Weighted with the replica's examples, the mean of these means is the sum of the
+        parts.
+        """
+        value, weight = part * replicas(), self.example_weight()
+        if weight is None:
+            return value
+        return tf.math.divide_no_nan(value, tf.cast(weight, value.dtype))
 
     def has_examples(self) -> tf.Tensor | None:
         """Returns whether this replica has examples, or None where all do."""

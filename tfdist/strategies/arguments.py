@@ -112,6 +112,8 @@ def _rows_of_arrays(arguments: Mapping[str, Any]) -> int | None:
     if not arrays or not all(isinstance(a, np.ndarray | tf.Tensor) for a in arrays):
         return None
     rows = int(arrays[0].shape[0])
+    if arguments.get("validation_data") is not None:  # then Keras splits nothing off
+        return rows
     return int(rows * (1.0 - (arguments.get("validation_split") or 0.0)))
 
 

@@ -10,7 +10,7 @@ makes such slices, so rows are copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -35,11 +35,29 @@ def owning(dataset: tf.data.Dataset) -> tf.data.Dataset:
         rows = value.shape[0]
         return copied_rows(value, 0, tf.shape(value)[0] if rows is None else rows)
 
-    return dataset.map(
-        lambda *batch: tf.nest.map_structure(
-            copied, batch[0] if len(batch) == 1 else batch, expand_composites=True
-        )
-    )
+    def all_copied(value: Any) -> Any:
+        return tf.nest.map_structure(copied, value, expand_composites=True)
+
+    return dataset.map(on_parts(dataset, all_copied))
+
+
+def on_parts(
+    dataset: tf.data.Dataset, function: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    """Returns what `dataset.map` needs to apply a function to each part of an element.
+
+    The element keeps its structure, also that of one part: `((a, b),)`. Only what
+    cannot be split is left out at its end: Keras makes an empty Optional of the None in
+    a generator's `(x, y, None)`.
+    """
+    is_unpacked = isinstance(dataset.element_spec, tuple)
+
+    def apply(*parts: Any) -> Any:
+        while isinstance(parts[-1], tf.experimental.Optional):
+            parts = parts[:-1]
+        return tf.nest.map_structure(function, parts if is_unpacked else parts[0])
+
+    return apply
 
 
 def runs_python(dataset: tf.data.Dataset) -> bool:

@@ -48,7 +48,7 @@ def install(strategy: KerasTraining) -> None:
     chief_files.install()
     generator = keras.random.SeedGenerator
     generator.next = replica_draws(generator.next)
-    keras.losses.Loss.__call__ = losses.weighted_call(keras.losses.Loss.__call__)
+    losses.install()
     optimizers = keras.optimizers
     for optimizer in (optimizers.Optimizer, optimizers.LossScaleOptimizer):
         optimizer.apply = attaching(optimizer.apply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +62,8 @@ def shared_seed(strategy: Any) -> Iterator[None]:
 
     Keras shuffles arrays on every rank for itself; each rank then takes its rows of
     the global batch. With different seeds two ranks would train on the same example
-    and none on another. A rank's own seed returns afterwards.
+    and none on another. A rank's own seed returns afterwards. So it is with Python's
+    `random`, with which Keras shuffles the batches of a PyDataset.
 
     Args:
         strategy: The strategy that connects the ranks; all of them call this.
@@ -70,8 +72,25 @@ def shared_seed(strategy: Any) -> Iterator[None]:
     first = strategy.gather_integers(-1 if own is None else own)[0]
     if first == -1:
         first = _random_seed_of_first(strategy)
-    with seeded(first):
+    with seeded(first), _random_of_first(strategy):
         yield
+
+
+@contextlib.contextmanager
+def _random_of_first(strategy: Any) -> Iterator[None]:
+    """Sets Python's `random` as on rank 0 for a while, unless it is so already."""
+    version, words, spare = own = random.getstate()
+    numbers = [*words, math.nan if spare is None else spare]
+    *words, spare = strategy.gather_numbers(numbers)[0].tolist()
+    first = version, tuple(map(int, words)), None if math.isnan(spare) else spare
+    if first == own:
+        yield
+        return
+    random.setstate(first)
+    try:
+        yield
+    finally:
+        random.setstate(own)
 
 
 @contextlib.contextmanager

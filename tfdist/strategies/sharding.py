@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.errors import explain
-from tfdist.strategies.array_memory import copied_rows, owning
+from tfdist.strategies.array_memory import copied_rows, on_parts, owning
 
 _MARK = "_tfdist_replica_batches"
 _Policy = tf.data.experimental.AutoShardPolicy
@@ -50,12 +50,7 @@ def replica_batches(
             )
         )
 
-    def own_rows(*batch: Any) -> Any:
-        batch = batch[0] if len(batch) == 1 else batch
-        return tf.nest.map_structure(
-            lambda value: _slice(value, replicas, replica), batch
-        )
-
+    own_rows = on_parts(dataset, lambda value: _slice(value, replicas, replica))
     return mark(dataset.map(own_rows, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE))
 
 
@@ -163,9 +158,7 @@ def _without_batch_size(dataset: tf.data.Dataset) -> tf.data.Dataset:
         rows = tf.compat.v1.placeholder_with_default(tf.shape(value)[0], [])
         return copied_rows(value, 0, rows)
 
-    return dataset.map(
-        lambda *b: tf.nest.map_structure(hide, b[0] if len(b) == 1 else b)
-    )
+    return dataset.map(on_parts(dataset, hide))
 
 
 def _empty_batch(spec: Any) -> Any:

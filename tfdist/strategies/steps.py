@@ -48,6 +48,7 @@ def replica_function(
         replica = _replica_number()
         args, kwargs = tf.nest.map_structure(_hide_emptiness, (args, kwargs))
         share = shares.Shares((args, kwargs), equal=equal, replica=replica)
+        share.keras_adds_losses = _is_keras_own(model, role)
         with shares.entered(share):
             kept = _kept_statistics(model, share) if role == "train_step" else []
             outputs = fn(*args, **kwargs)
@@ -58,6 +59,13 @@ def replica_function(
             return outputs
 
     return call
+
+
+def _is_keras_own(model: keras.Model | None, role: str) -> bool:
+    """Returns whether it is the step of Keras that ends in `compute_loss`."""
+    if model is None or role not in ("train_step", "test_step"):
+        return False
+    return getattr(type(model), role) is getattr(keras.Model, role)
 
 
 @contextlib.contextmanager
@@ -74,9 +82,9 @@ def agreed_logs(model: keras.Model, logs: Any) -> Any:
     """Returns logs that are equal on all replicas; one collective per dtype.
 
     Metrics are exact: their states are summed and the results computed from the
-    sums, as if one process had seen all examples. The value of `compute_loss`, which
-    holds the replica's share, is summed. Other scalars of a custom `train_step` are
-    averaged, as Keras does. Vectors and tensors pass unchanged.
+    sums, as if one process had seen all examples. The values of `compute_loss` and of
+    loss objects, which hold the replica's share, are summed. Other scalars of a custom
+    `train_step` are averaged, as Keras does. Vectors and tensors pass unchanged.
     """
     if replicas() == 1 or not isinstance(logs, dict):
         return logs
@@ -91,10 +99,9 @@ def agreed_logs(model: keras.Model, logs: Any) -> Any:
         exact = type(model).get_metrics_result(model)
     if share is not None and not share.loss_is_tracked:
         exact.pop("loss", None)
-    totals = [] if share is None else share.loss_totals
     agreed = {
         id(value): total
-        if any(value is loss for loss in totals)
+        if share is not None and share.is_part(value)
         else tf.cast(total / replicas(), total.dtype)
         for value, total in zip(scalars, sums[len(states) :], strict=True)
     }

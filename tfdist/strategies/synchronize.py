@@ -5,8 +5,10 @@ Each function is called outside `strategy.run`, by all processes alike.
 
 from __future__ import annotations
 
+import functools
+import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import tensorflow as tf
 from tfdist.gradients import lanes
 from tfdist.gradients.collectives import mean_tensors, sum_tensors
 from tfdist.strategies.replica import Replica, this_replica
+
+_GROUP_BYTES = 64 * 2**20
 
 
 def send_from_first(
@@ -30,12 +34,31 @@ def send_from_first(
         here: Returns the replica that a function is run by.
     """
 
-    def receive() -> None:
-        own = [tf.convert_to_tensor(variable.value) for variable in variables]
-        for variable, value in zip(variables, here().of_first(own), strict=True):
+    def receive(group: list[Any]) -> None:
+        own = [tf.convert_to_tensor(variable.value) for variable in group]
+        for variable, value in zip(group, here().of_first(own), strict=True):
             variable.assign(value)
 
-    _run(strategy, receive)
+    for group in _groups(variables):
+        _run(strategy, functools.partial(receive, group))
+
+
+def _groups(variables: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yields variables that travel together: a model would need its memory again.
+
+    MPI, moreover, counts the numbers of a message in 31 bits.
+    """
+    group: list[Any] = []
+    total = 0
+    for variable in variables:
+        size = 4 * math.prod(variable.shape)  # at least: bits travel as int32
+        if group and total + size > _GROUP_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(variable)
+        total += size
+    if group:
+        yield group
 
 
 def average(strategy: Any, variables: Sequence[Any]) -> None:

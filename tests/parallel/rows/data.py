@@ -120,6 +120,13 @@ def py_dataset(setting: Setting) -> Results:
     return fit_on(setting, Batches(*regression()), shuffle=False)
 
 
+@row("PyDataset, shuffled, ranks with different seeds")
+def py_dataset_shuffled_different_seeds(setting: Setting) -> Results:
+    # Batches of two orders are none that the user made; counts do not show it.
+    keras.utils.set_random_seed(100 + setting.rank)
+    return fit_on(setting, Batches(*regression()), shuffle=True)
+
+
 @row("Python generator")
 def generator(setting: Setting) -> Results:
     inputs, targets = regression()
@@ -129,6 +136,19 @@ def generator(setting: Setting) -> Results:
             for start in range(0, len(inputs), GLOBAL_BATCH):
                 part = slice(start, start + GLOBAL_BATCH)
                 yield inputs[part], targets[part]
+
+    return fit_on(setting, forever(), steps_per_epoch=4)
+
+
+@row("Python generator with None for the sample weights")
+def generator_of_none(setting: Setting) -> Results:
+    inputs, targets = regression(57)
+
+    def forever() -> Iterator[tuple[np.ndarray, np.ndarray, None]]:
+        while True:
+            for start in range(0, len(inputs), GLOBAL_BATCH):
+                part = slice(start, start + GLOBAL_BATCH)
+                yield inputs[part], targets[part], None
 
     return fit_on(setting, forever(), steps_per_epoch=4)
 

@@ -73,6 +73,28 @@ def own_function(setting: Setting) -> Results:
     )
 
 
+class ScalarLoss(keras.losses.Loss):
+    """Reduces the examples itself, in part through a loss of Keras's."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        own = keras.ops.mean(keras.ops.square(y_true - y_pred))
+        return own + 0.5 * keras.losses.Huber()(y_true, y_pred)
+
+
+@row("a Loss subclass that returns a scalar, partial last batch")
+def scalar_loss(setting: Setting) -> Results:
+    return train(setting, loss=ScalarLoss(), data=regression(57), evaluate=True)
+
+
+@row("a loss function of the user's own, integer labels")
+def own_function_integers(setting: Setting) -> Results:
+    def absolute(y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    inputs, labels = classes()
+    return train(setting, loss=absolute, data=(inputs, labels[:, None]))
+
+
 class Activity(keras.layers.Layer):
     """Add the mean square of what passes to the loss."""
 
@@ -90,6 +112,35 @@ def with_added_loss() -> keras.Model:
     return keras.Sequential(
         [keras.Input((8,)), Dense(6, activation="tanh"), Activity(), Dense(1)]
     )
+
+
+class Endpoint(keras.layers.Layer):
+    """Add loss objects to the loss, as Keras's guides do."""
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+        self.loss = keras.losses.MeanSquaredError(reduction=reduction)
+
+    def call(self, targets: Any, outputs: Any) -> Any:
+        self.add_loss(0.1 * self.loss(targets, outputs))
+        return outputs
+
+
+@row("add_loss of loss objects in a layer, partial last batch")
+def add_loss_object(setting: Setting) -> Results:
+    def build() -> keras.Model:
+        inputs, targets = keras.Input((8,)), keras.Input((1,))
+        outputs = Dense(1)(Dense(6, activation="tanh")(inputs))
+        for reduction in ("sum_over_batch_size", "sum"):
+            outputs = Endpoint(reduction)(targets, outputs)
+        return keras.Model([inputs, targets], outputs)
+
+    inputs, targets = regression(57)
+    model = compile_under(setting, build, sgd, None)
+    history = model.fit(
+        [inputs, targets], batch_size=16, epochs=2, shuffle=False, verbose=0
+    )
+    return outcome(setting, model, history)
 
 
 def regularised(**options: Any) -> keras.Model:

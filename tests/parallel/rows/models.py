@@ -1,5 +1,6 @@
 """Kinds of models, inputs and outputs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,6 +32,27 @@ def dict_inputs(setting: Setting) -> Results:
     inputs, targets = regression()
     parts = {"left": inputs[:, :3], "right": inputs[:, 3:]}
     return train(setting, build=build, data=(parts, targets), predict=True)
+
+
+@row("a list of inputs alone, as arrays and from a generator")
+def list_alone(setting: Setting) -> Results:
+    def build() -> keras.Model:
+        left, right = keras.Input((3,)), keras.Input((5,))
+        both = keras.layers.Concatenate()([left, right])
+        return keras.Model([left, right], Dense(1)(both))
+
+    model = compile_under(setting, build, sgd, "mse")
+    inputs, _ = regression(57)
+    parts = inputs[:, :3], inputs[:, 3:]
+
+    def batches_of_parts() -> Iterator[Any]:
+        for start in range(0, len(inputs), 16):
+            yield (tuple(part[start : start + 16] for part in parts),)
+
+    predicted = model.predict(batches_of_parts(), verbose=0)
+    return outcome(setting, model, predict=list(parts)) | {
+        "predict/generator": predicted.astype("float64")
+    }
 
 
 def two_heads() -> keras.Model:
@@ -178,6 +200,43 @@ def custom_train_step_partial(setting: Setting) -> Results:
         setting,
         optimizer=lambda: sgd(global_clipnorm=0.05),
         data=regression(57),
+    )
+
+
+class OwnLosses(Subclassed):
+    """A training step that tells its losses to metrics, with and without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own_loss = keras.losses.MeanSquaredError()
+        self.own_mean = keras.metrics.Mean(name="own_mean")
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        inputs, targets = data
+        with tf.GradientTape() as tape:
+            outputs = self(inputs, training=True)
+            loss = self.compute_loss(y=targets, y_pred=outputs)
+            own = self.own_loss(targets, outputs)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            elif metric.name == "own_mean":
+                metric.update_state(own, sample_weight=tf.shape(inputs)[0])
+            else:
+                metric.update_state(targets, outputs)
+        return self.get_metrics_result() | {"own": own}
+
+
+@row("losses as metrics, in a train_step and compiled, partial last batch")
+def losses_as_metrics(setting: Setting) -> Results:
+    return train(
+        setting,
+        build=OwnLosses,
+        compiled={"metrics": lambda: [keras.losses.MeanSquaredError(name="as_metric")]},
+        data=regression(57),
+        evaluate=True,
     )
 
 

@@ -68,6 +68,7 @@ def attach(
     if path is not None:
         path.serve(model)
         path.move_to(optimizer)
+        path.found = False
         return optimizer
     base = keras_names.innermost(optimizer)
     keras_names.require(base, keras_names.OPTIMIZER)
@@ -94,18 +95,19 @@ def attaching(apply: Callable[..., Any]) -> Callable[..., Any]:
         is_new = path_of(self) is None and shares.current() is not None
         if not is_new or replicas() == 1:
             return apply(self, grads, *args, **kwargs)
-        path = path_of(attach(self))
+        path = cast(GradientPath, path_of(attach(self)))
+        path.found = True
         # Not `self.apply`: what a subclass does before this has been done.
         own_apply = functools.partial(apply, self)
-        return cast(GradientPath, path).checked(own_apply, grads, *args, **kwargs)
+        return path.checked(own_apply, grads, *args, **kwargs)
 
     return apply_attached
 
 
-def attached(strategy: Any) -> list[tuple[Any, Any]]:
-    """Returns (model or None, optimizer) of each path under `strategy`, in order."""
+def attached(strategy: Any) -> list[GradientPath]:
+    """Returns the paths under `strategy`, in order."""
     paths = sorted(_paths, key=lambda path: path.number)
-    return [(path.model, path.optimizer) for path in paths if path.strategy is strategy]
+    return [path for path in paths if path.strategy is strategy]
 
 
 def path_of(optimizer: Any) -> GradientPath | None:
@@ -131,6 +133,7 @@ class GradientPath:
     Attributes:
         number: Counts the paths of a process; equal on all ranks of one script.
         optimizer: The user's optimizer, the outermost one.
+        found: Whether `strategy.run` has met the optimizer, and nobody named it.
         method: How gradients become updates. Callbacks replace it, for one `fit`; a
             change has an effect on what is traced afterwards.
         kinds: The gradients as they were when an update was last traced.
@@ -142,6 +145,7 @@ class GradientPath:
     def __init__(self, optimizer: Any, base: Any, model: Any) -> None:
         self.number = next(self._numbers)
         self.optimizer = optimizer
+        self.found = False
         self.method: Method = PLAIN
         self.kinds: tuple[Kind, ...] | None = None
         self._trained: list[Any] = []  # the model's weights when kinds were noted

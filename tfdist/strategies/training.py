@@ -16,7 +16,7 @@ from tfdist import cluster
 from tfdist.coordination import ledger as ledgers
 from tfdist.coordination import progress
 from tfdist.errors import explain
-from tfdist.gradients.attach import attach, attached
+from tfdist.gradients.attach import GradientPath, attach, attached
 from tfdist.strategies import common_start, lifting, steps, synchronize
 
 # What TensorFlow's collectives cannot gather travels in a wider type.
@@ -170,10 +170,14 @@ class KerasTraining(_Strategy):
         replica_fn = tf.autograph.experimental.do_not_convert(
             steps.replica_function(fn, model, role, equal)
         )
-        self.start_from_first(model)
+        before = attached(self)
+        # Which of those that earlier runs have found still exist depends on the garbage
+        # collector of each rank.
+        self.start_from_first(model, [path for path in before if not path.found])
         with self.scope(), steps.instrumented(model if role else None):
             result = super().run(replica_fn, args=args, kwargs=kwargs, options=options)
-        self.start_from_first(model, has_run=tf.executing_eagerly())
+        now = [path for path in attached(self) if not (path.found and path in before)]
+        self.start_from_first(model, now, has_run=tf.executing_eagerly())
         return result
 
     @_called_as_it_is
@@ -233,19 +237,24 @@ class KerasTraining(_Strategy):
                     )
                 )
 
-    def start_from_first(self, model: Any, has_run: bool = False) -> None:
+    def start_from_first(
+        self, model: Any, paths: Sequence[GradientPath] = (), has_run: bool = False
+    ) -> None:
         """Starts a model, or a loop's attached optimizers, from rank 0's weights.
 
         Args:
             model: The model; None for a loop.
+            paths: Those of optimizers in use. Beside a model, only what a run has found
+                counts: other optimizers belong to other models.
             has_run: Whether a step of the loop was already made with these weights.
         """
         if cluster.size() == 1:
             return
-        pairs = attached(self)
+        pairs = [(path.model, path.optimizer) for path in paths]
         if model is not None:
+            pairs = [(path.model, path.optimizer) for path in paths if path.found]
             # A model that was never compiled has no optimizer, not even None.
-            pairs = [(model, getattr(model, "optimizer", None))]
+            pairs.insert(0, (model, getattr(model, "optimizer", None)))
         with tf.init_scope():
             for model, optimizer in pairs:
                 # What a tf.function creates has no value before its first call.

@@ -155,14 +155,14 @@ def test_doctor_survives_a_python_without_anything(tmp_path):
         (tmp_path / folder.name).symlink_to(folder)
     done = subprocess.run(
         # -S leaves out site-packages, and with it TensorFlow, Keras and Horovod.
-        [sys.executable, "-S", "-c", "from tfdist.launch.main import main; main()"],
+        [sys.executable, "-S", "-c", "import tfdist; tfdist.strategy()"],
         capture_output=True,
         text=True,
         timeout=60,
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "PATH": "/nowhere"},
     )
-    assert "pip install 'tfdist[cpu]'" in done.stderr  # importing says what is missing
+    assert "pip install 'tfdist[cpu]'" in done.stderr  # first use says what is missing
     done = subprocess.run(
         [sys.executable, "-S", "-m", "tfdist.launch", "doctor", "-H", "a,localhost"],
         capture_output=True,

@@ -56,7 +56,7 @@ def attach(
         TfdistError: This version of Keras lacks a name that the path relies on.
 
     Example:
-        >>> optimizer = tfdist.gradients.attach(keras.optimizers.SGD(0.1))
+        >>> optimizer = tfdist.gradients.attach(keras.optimizers.SGD(0.1), model)
         >>> def step(x, y):
         ...     with tf.GradientTape() as tape:
         ...         loss = loss_object(y, model(x, training=True))

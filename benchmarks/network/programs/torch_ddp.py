@@ -27,7 +27,7 @@ def main() -> None:
     model = DistributedDataParallel(
         torch_models.build(me.model),
         # PowerSGD's second all-reduce of each bucket begins when its first one ends:
-        # over Gloo (torch 2.15) in another order on each rank, which crashes.
+        # over Gloo (torch 2.14) in another order on each rank, which crashes.
         bucket_cap_mb=1000 if me.options.get("hook") == "powersgd" else None,
     )
     _hook(model, me.options)

@@ -40,9 +40,11 @@ def main(words: Sequence[str] | None = None) -> int:
         help="parameters of the models",
     )
     parser.add_argument("--savers", nargs="+", choices=SAVERS, default=list(SAVERS))
-    parser.add_argument("--every", type=int, default=100, help="steps between saves")
-    parser.add_argument("--saves", type=int, default=2, help="of a turn")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--every", type=int, default=40, help="steps between saves, an even number"
+    )
+    parser.add_argument("--saves", type=int, default=15, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--step-ms", type=float, default=100.0)
     parser.add_argument("--kills", type=int, default=3, help="0: no recovery")
     parser.add_argument("-np", type=int, default=2, help="ranks that recover")

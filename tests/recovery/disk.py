@@ -75,7 +75,7 @@ class Disk:
         file.seen = b""
         return _DiskSink(file)
 
-    def open(self, path: str) -> Source:
+    def open(self, path: str, *, cached: bool = True) -> Source:
         folder, name = self._parent(path)
         file = folder.seen.get(name)
         if not isinstance(file, File):

@@ -53,9 +53,9 @@ class Watched:
         with self.around("create", path):
             return _WatchedSink(self.files.create(path), path, self)
 
-    def open(self, path: str) -> Source:
+    def open(self, path: str, *, cached: bool = True) -> Source:
         with self.around("open", path):
-            return _WatchedSource(self.files.open(path), path, self)
+            return _WatchedSource(self.files.open(path, cached=cached), path, self)
 
     def replace(self, source: str, target: str) -> None:
         with self.around("replace", target):

@@ -33,6 +33,7 @@ from typing import Any
 from tests.recovery import job, naive
 from tests.recovery.faults import READING, Watched, moments
 from tests.recovery.forks import Ended, Note, fork, wait
+from tfdist.checkpoint import tensors
 from tfdist.checkpoint.local import LocalFileSystem
 
 
@@ -262,6 +263,7 @@ def kill_at_random(
 
 def main() -> int:
     """Runs the enumeration and prints its result."""
+    tensors.CHUNK = 64  # bytes: small files are written in pieces, as large ones are
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

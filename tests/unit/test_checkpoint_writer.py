@@ -1,6 +1,8 @@
 """Saving in the background: a copy, one in flight, errors that are told."""
 
 import gc
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from tfdist.checkpoint.errors import CheckpointError
 from tfdist.checkpoint.local import LocalFileSystem
 from tfdist.checkpoint.parts import Part
 from tfdist.checkpoint.store import Store
-from tfdist.checkpoint.writer import Writer
+from tfdist.checkpoint.writer import LOWEST, Writer
 
 
 class Gate(Disk):
@@ -29,6 +31,7 @@ class Gate(Disk):
 
     def create(self, path):
         if "safetensors" in path:
+            self.priority = priority()
             self.reached.set()
             assert self.open_.wait(30)
             if self.error is not None:
@@ -56,6 +59,21 @@ def part(value: float = 1.0) -> Part:
         own={"b": np.full((), value, ml_dtypes.bfloat16)},
         details={"value": [value]},
     )
+
+
+def priority() -> int:
+    """Returns that of this thread."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have none of their own")
+def test_training_comes_first(store, gate):
+    before = priority()
+    writer = Writer(store)
+    gate.open_.set()
+    writer.submit(1, part())
+    writer.close()
+    assert (gate.priority, priority()) == (LOWEST, before)
 
 
 @pytest.mark.failure(15)

@@ -78,17 +78,23 @@ class Directory:
         return found
 
     def verify(
-        self, step: int, run_id: str | None = None, share: tuple[int, int] = (0, 1)
+        self,
+        step: int,
+        run_id: str | None = None,
+        share: tuple[int, int] = (0, 1),
+        *,
+        cached: bool = False,
     ) -> str | None:
         """Returns why a step cannot be used, or None.
 
-        Reads and hashes all of it, in pieces of 8 MiB.
+        Reads and hashes all of it, in pieces of 1 MiB.
 
         Args:
             step: The step.
             run_id: The run that it has to belong to; None takes any.
             share: (which, of how many): what all ranks share, and every so many-th of
                 their own files, from this one on.
+            cached: Whether it will be read again, so that memory may keep it.
         """
         first, of = share
         try:
@@ -97,7 +103,7 @@ class Directory:
                 return f"step {step} is of the run {manifest.run_id}"
             for name in (manifest.common, *manifest.ranks[first::of]):
                 path = f"{self.folder(step)}/{name}"
-                verify_tensors(self.files, path, manifest.files[name])
+                verify_tensors(self.files, path, manifest.files[name], cached=cached)
         except FileNotFoundError as error:
             return f"{error.filename or error} is missing"
         except (CheckpointError, OSError) as error:

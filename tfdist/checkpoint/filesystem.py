@@ -54,8 +54,12 @@ class FileSystem(Protocol):
     def create(self, path: str) -> Sink:
         """Starts a file, in the place of an old one."""
 
-    def open(self, path: str) -> Source:
-        """Opens a regular file; FileNotFoundError if there is none."""
+    def open(self, path: str, *, cached: bool = True) -> Source:
+        """Opens a regular file; FileNotFoundError if there is none.
+
+        Not `cached`: the disk itself is read, as far as it can be, and memory is not
+        filled with what nobody will read again.
+        """
 
     def replace(self, source: str, target: str) -> None:
         """Gives a file another name, in the place of an old one."""

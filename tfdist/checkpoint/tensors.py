@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,27 +61,13 @@ def write_tensors(files: FileSystem, path: str, arrays: Mapping[str, Array]) -> 
     header, order = encode_header(arrays)
     digest = hashlib.sha256()
     size, finite = 0, True
-    # Whole pages: a disk takes them without a copy in the kernel.
-    chunk, filled = np.frombuffer(mmap.mmap(-1, CHUNK), _BYTES), 0
     sink = files.create(path)
-
-    def put(data: memoryview) -> None:
-        digest.update(data)
-        sink.write(data)
-
     try:
-        for data, dtype in _pieces(header, [arrays[name] for name in order]):
-            finite = finite and is_finite(data, dtype)
-            size += len(data)
-            while data:
-                piece, data = data[: CHUNK - filled], data[CHUNK - filled :]
-                chunk[filled : filled + len(piece)] = np.frombuffer(piece, _BYTES)
-                filled += len(piece)
-                if filled == CHUNK:
-                    put(chunk.data)
-                    filled = 0
-        if filled:
-            put(chunk[:filled].data)
+        for chunk, good in _packed(_pieces(header, [arrays[name] for name in order])):
+            digest.update(chunk)
+            sink.write(chunk)
+            size += len(chunk)
+            finite = finite and good
         sink.sync()
     except BaseException:
         sink.discard()
@@ -155,6 +141,28 @@ def _pieces(
         data = _little_endian(np.ascontiguousarray(array)).reshape(-1).view(_BYTES).data
         for begin in range(0, len(data), CHUNK):
             yield data[begin : begin + CHUNK], array.dtype
+
+
+def _packed(
+    pieces: Iterable[tuple[memoryview, np.dtype[Any]]],
+) -> Iterator[tuple[memoryview, bool]]:
+    """Yields the same bytes as whole pages, which a disk takes without another copy.
+
+    Each time it is the same buffer, and whether all that was put into it is finite.
+    """
+    buffer = np.frombuffer(mmap.mmap(-1, CHUNK), _BYTES)
+    filled, finite = 0, True
+    for data, dtype in pieces:
+        finite = finite and is_finite(data, dtype)
+        while data:
+            part, data = data[: CHUNK - filled], data[CHUNK - filled :]
+            buffer[filled : filled + len(part)] = np.frombuffer(part, _BYTES)
+            filled += len(part)
+            if filled == CHUNK:
+                yield buffer.data, finite
+                filled = 0
+    if filled:
+        yield buffer[:filled].data, finite
 
 
 def _little_endian(array: Array) -> Array:

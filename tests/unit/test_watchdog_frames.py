@@ -55,4 +55,5 @@ def test_it_goes_on():
     sys.version_info >= (3, 11, 9), reason="Python 3.11.9 repaired cpython#106883"
 )
 def test_control_python_itself_stops():
-    assert not ends("python", 15.0)
+    # It takes two threads at a certain moment, which a busy machine may never have.
+    assert not all(ends("python", 15.0) for _ in range(5))

@@ -71,7 +71,7 @@ METHODS = {
         _compressed("bf16", quick=False),
         _compressed("int8"),
         _compressed("powersgd", rank=4),
-        _compressed("powersgd", suffix="-turns", rank=4, alternate=True),
+        _compressed("powersgd", False, "-turns", rank=4, alternate=True),
         _compressed("randomk", ratio=0.01),
         _compressed("topk", ratio=0.01, quick=False),
         _compressed("sign", quick=False),

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tfdist.checkpoint.local import BLOCK, PAGES, LocalFileSystem
+from tfdist.checkpoint.local import BLOCK, LocalFileSystem
 
 FILES = LocalFileSystem()
 SIZES = (0, 1, 4096, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 4097)
@@ -66,7 +66,7 @@ def test_every_byte_arrives(size, tmp_path):
     data = pages(size)
     write(path, data)
     for cached in (True, False):
-        for piece in (PAGES, 5000):
+        for piece in (BLOCK, 5000):
             assert read(path, cached=cached, piece=piece) == bytes(data)
 
 
@@ -75,7 +75,7 @@ def test_pieces_that_are_not_whole_blocks_are_written_all_the_same(tmp_path):
     odd = pages(BLOCK + 512)[512:]  # not at the address of a page
     pieces = [pages(BLOCK), pages(7), pages(BLOCK), odd]
     write(path, *pieces)
-    assert read(path, cached=True, piece=PAGES) == b"".join(map(bytes, pieces))
+    assert read(path, cached=True, piece=BLOCK) == b"".join(map(bytes, pieces))
 
 
 @pytest.mark.skipif(not LINUX, reason="the flag is Linux's")
@@ -88,10 +88,10 @@ def test_whole_blocks_go_past_the_cache(flags, tmp_path):
     write(path, pages(2 * BLOCK), pages(9))
     assert flags == [True, False]
     flags.clear()
-    read(path, cached=False, piece=PAGES)
+    read(path, cached=False, piece=BLOCK)
     assert flags and all(flags)
     flags.clear()
-    read(path, cached=True, piece=PAGES)
+    read(path, cached=True, piece=BLOCK)
     assert not any(flags)
 
 
@@ -126,7 +126,7 @@ def test_a_file_system_that_refuses_is_given_them_as_ever(
         monkeypatch.setattr(os, "readv", no_transfer(os.readv))
     data = pages(3 * BLOCK)
     write(path, data[:BLOCK], data[BLOCK:])
-    assert read(path, cached=False, piece=PAGES) == bytes(data)
+    assert read(path, cached=False, piece=BLOCK) == bytes(data)
     assert len(refused) == 2  # each file is tried once
 
 

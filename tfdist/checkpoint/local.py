@@ -17,7 +17,6 @@ from tfdist.checkpoint.filesystem import Sink, Source
 
 EXCLUSIVE_SECONDS = 10.0
 BLOCK = 1 << 20  # bytes; what goes directly is a multiple, as it is of disks' blocks
-PAGES = 1 << 20  # bytes; read at a time
 
 Data = TypeVar("Data")
 
@@ -142,8 +141,8 @@ def _folder(path: str) -> Iterator[int]:
 class _Direct:
     """A file whose bytes go past the kernel's cache wherever the disk can do that.
 
-    Fresh pages of the cache cost training more than all else that a save does (a write
-    of 151 MB takes 83 ms from it with them, 29 without), and they drive its data out.
+    Fresh pages of the cache cost training as much as the hash does (a write of 151 MB
+    takes 83 ms from it with them, 29 without), and they drive its data out.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -218,12 +217,12 @@ class _DirectSource(_LocalSource):
     def __init__(self, descriptor: int, path: str) -> None:
         super().__init__(descriptor, path)
         self._direct = _Direct(descriptor)
-        self._pages = memoryview(mmap.mmap(-1, PAGES))
+        self._pages = memoryview(mmap.mmap(-1, BLOCK))
         self._ready = self._pages[:0]
 
     def _read(self, buffer: memoryview) -> int:
         if not self._ready:
-            count = self._direct.move(os.readv, [self._pages], PAGES)
+            count = self._direct.move(os.readv, [self._pages], BLOCK)
             self._ready = self._pages[:count]
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]

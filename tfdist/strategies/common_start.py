@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,38 @@ def variables_of(model: Any, optimizer: Any) -> list[Any]:
     elif optimizer.built:
         weights = keras_names.innermost(optimizer)._trainable_variables
     return [*weights, *([] if optimizer is None else optimizer.variables)]
+
+
+class CommonVariables:
+    """The variables that have rank 0's values on all ranks, as long as they exist."""
+
+    def __init__(self, variables: Sequence[Any] = ()) -> None:
+        # By identity: a Keras variable's `==` is a tensor's.
+        self._known = weakref.WeakValueDictionary[int, Any]()
+        self.add(variables)
+
+    def lacking(self, model: Any, optimizer: Any) -> list[Any]:
+        """Returns what of a training is still to be sent; see `variables_of`."""
+        return [
+            variable
+            for variable in variables_of(model, optimizer)
+            if self._known.get(id(variable)) is None
+            # What a tf.function creates has no value before its first call.
+            and bool(variable.value.is_initialized())
+        ]
+
+    def add(self, variables: Sequence[Any]) -> None:
+        """Notes variables that were sent."""
+        self._known.update((id(variable), variable) for variable in variables)
+
+    def remove(self, variables: Sequence[Any]) -> None:
+        """Forgets that variables were sent."""
+        for variable in variables:
+            self._known.pop(id(variable), None)
+
+    def copy(self) -> CommonVariables:
+        """Returns an equal set with a life of its own."""
+        return CommonVariables(list(self._known.values()))
 
 
 def fingerprint(variables: Sequence[Any], optimizer: Any) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,7 +62,7 @@ class KerasTraining(_Strategy):
 
     _phases: tuple[Phase, ...] = ()
     _ledger: ledgers.Ledger = ledgers.NullLedger()
-    _sent: weakref.WeakValueDictionary[int, Any]  # variables that have rank 0's values
+    _common: common_start.CommonVariables
 
     def _connect(
         self,
@@ -77,7 +77,7 @@ class KerasTraining(_Strategy):
     ) -> None:
         """Joins this process to the others of the job."""
         self._phases = ()
-        self._sent = weakref.WeakValueDictionary()
+        self._common = common_start.CommonVariables()
         global _open_ledger
         _open_ledger.close()  # of an earlier strategy in this process
         self._ledger = _open_ledger = ledgers.start(
@@ -170,9 +170,11 @@ class KerasTraining(_Strategy):
         replica_fn = tf.autograph.experimental.do_not_convert(
             steps.replica_function(fn, model, role, equal)
         )
+        if model is None:
+            self._forget_garbage()
         before = attached(self)
-        # Which of those that earlier runs have found still exist depends on the garbage
-        # collector of each rank.
+        # Those that earlier runs have found are left to the runs that apply them: a
+        # script may still hold one on some of the ranks, as a part of an error.
         self.start_from_first(model, [path for path in before if not path.found])
         with self.scope(), steps.instrumented(model if role else None):
             result = super().run(replica_fn, args=args, kwargs=kwargs, options=options)
@@ -257,20 +259,27 @@ class KerasTraining(_Strategy):
             pairs.insert(0, (model, getattr(model, "optimizer", None)))
         with tf.init_scope():
             for model, optimizer in pairs:
-                # What a tf.function creates has no value before its first call.
-                new = [
-                    variable
-                    for variable in common_start.variables_of(model, optimizer)
-                    if self._sent.get(id(variable)) is None
-                    and bool(variable.value.is_initialized())
-                ]
-                if new:
+                if new := self._common.lacking(model, optimizer):
                     what = common_start.fingerprint(new, optimizer)
                     self.agree("start from rank 0's weights", what)
                     if has_run and model is None:
                         common_start.refuse_unequal_weights(self, optimizer)
                     synchronize.send_from_first(self, new)
-                    self._sent.update((id(variable), variable) for variable in new)
+                    self._common.add(new)
+
+    def _forget_garbage(self) -> None:
+        """Drops attached optimizers that the script no longer has, on all ranks.
+
+        Each rank's garbage collector comes at a time of its own, and an optimizer that
+        only some ranks still know cannot start from rank 0's weights.
+        """
+        with tf.init_scope():
+            if cluster.size() > 1 and any(
+                self._common.lacking(path.model, path.optimizer)
+                for path in attached(self)
+                if not path.found
+            ):
+                gc.collect()
 
     def share_again(self, variables: Sequence[Any]) -> None:
         """Lets the next use of a model start from the first replica's values.
@@ -280,7 +289,7 @@ class KerasTraining(_Strategy):
         """
         for variable in variables:
             variable.assign(variable.numpy())  # of this process's first replica
-            self._sent.pop(id(variable), None)
+        self._common.remove(variables)
 
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
@@ -288,11 +297,12 @@ class KerasTraining(_Strategy):
 
         For those who restore what the variables were before.
         """
-        before = dict(self._sent)
+        before = self._common
+        self._common = before.copy()
         try:
             yield
         finally:
-            self._sent = weakref.WeakValueDictionary(before)
+            self._common = before
 
     @contextlib.contextmanager
     def _phase(self, phase: Phase, details: dict[str, Any] | None) -> Iterator[None]:

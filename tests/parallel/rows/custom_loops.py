@@ -91,6 +91,23 @@ def tape_eager(setting: Setting) -> Results:
     return {}
 
 
+@row("GradientTape loop after one that never ran, garbage on one rank")
+def tape_after_garbage(setting: Setting) -> Results:
+    """Python collects cyclic garbage at a time of its own on each rank."""
+    with setting.scope():
+        left = sgd()
+        left.build(perceptron().trainable_variables)
+        setting.attach(left)
+    gc.disable()
+    try:
+        del left  # its hooks and it refer to one another
+        if setting.rank == 0:
+            gc.collect()
+        return tape_loop(setting, 64)
+    finally:
+        gc.enable()
+
+
 class TwoOptimizers(keras.Model):
     """Trains two layers, each with an optimizer and a loss of its own."""
 

@@ -8,6 +8,7 @@ headers include lie in its wheel, but on no include path.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from tfdist.launch.errors import FAILED, CommandError
 from tfdist.launch.horovod_headers import EARLY_HEADER, write_headers
+from tfdist.launch.horovod_patches import patch_sources
 from tfdist.launch.horovod_plan import (
     ARCH_FLAGS,
     HOROVOD_SHA256,
@@ -59,14 +61,25 @@ def build_wheel(plan: BuildPlan, destination: Path) -> Path:
         requirement.write_text(
             f"horovod=={HOROVOD_VERSION} --hash=sha256:{HOROVOD_SHA256}\n"
         )
+        environment = _build_environment(plan, scratch)
+        _run_pip(
+            *("download", "--no-build-isolation", "--no-deps"),
+            *("--no-binary", "horovod", "--require-hashes", "-r", requirement),
+            *("--dest", scratch / "archive"),
+            log=log,
+            environment=environment,
+        )
+        archive = next((scratch / "archive").glob("horovod-*.tar.gz"))
+        shutil.unpack_archive(archive, scratch / "source", filter="data")
+        source = next((scratch / "source").iterdir())
+        patch_sources(source)
         # --no-cache-dir: pip keeps the wheels that it builds and would hand out
         # one that was built against another TensorFlow.
         _run_pip(
             *("wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir"),
-            *("--no-binary", "horovod", "--require-hashes", "-r", requirement),
-            *("--wheel-dir", scratch / "wheels"),
+            *("--wheel-dir", scratch / "wheels", source),
             log=log,
-            environment=_build_environment(plan, scratch),
+            environment=environment,
         )
         built = next((scratch / "wheels").glob("horovod-*.whl"))
         wheel = _move_atomically(built, destination / built.name)

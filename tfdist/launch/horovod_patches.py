@@ -116,6 +116,47 @@ PATCHES = (
         "    tfdist::alarm().wait();\n"
         "  }\n",
     ),
+    Patch(
+        "horovod/tensorflow/mpi_ops.cc",
+        "    auto tensor = context->input(0);\n"
+        "    horovod::common::ReduceOp reduce_op = "
+        "static_cast<horovod::common::ReduceOp>(reduce_op_);\n"
+        "    Tensor* output;\n"
+        "    OP_REQUIRES_OK_ASYNC(\n"
+        "        context, context->allocate_output(0, tensor.shape(), &output), done);\n",
+        "    horovod::common::ReduceOp reduce_op = "
+        "static_cast<horovod::common::ReduceOp>(reduce_op_);\n"
+        "    Tensor* output;\n"
+        "    const auto& shape = context->input(0).shape();\n"
+        "    const bool in_place = device == CPU_DEVICE_ID &&\n"
+        "                          reduce_op == horovod::common::ReduceOp::SUM;\n"
+        "    OP_REQUIRES_OK_ASYNC(\n"
+        "        context,\n"
+        "        in_place ? context->forward_input_or_allocate_output(\n"
+        "                       {0}, 0, shape, &output)\n"
+        "                 : context->allocate_output(0, shape, &output),\n"
+        "        done);\n"
+        "    auto tensor = context->input(0);\n",
+    ),
+    Patch(
+        "horovod/common/ops/gloo_operations.cc",
+        "    buffer_data = (void*)first_entry.output->data();\n"
+        "    std::memcpy(buffer_data, first_entry.tensor->data(),\n"
+        "                (size_t)first_entry.tensor->size());\n"
+        "    fused_input_data = buffer_data;\n"
+        "  }\n"
+        "\n"
+        "  if (prescale_factor != 1.0) {\n",
+        "    buffer_data = (void*)first_entry.output->data();\n"
+        "    if (buffer_data != first_entry.tensor->data()) {\n"
+        "      std::memcpy(buffer_data, first_entry.tensor->data(),\n"
+        "                  (size_t)first_entry.tensor->size());\n"
+        "    }\n"
+        "    fused_input_data = buffer_data;\n"
+        "  }\n"
+        "\n"
+        "  if (prescale_factor != 1.0) {\n",
+    ),
 )
 
 

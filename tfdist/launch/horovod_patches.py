@@ -1,15 +1,19 @@
 """What is changed in Horovod's own sources before they are compiled.
 
-Horovod's background thread agrees with all ranks every millisecond whether there is
-work, also when there is none: about a tenth of a core in each rank, taken from the
-model where every core computes, and a tensor waits half a millisecond to be seen. So
-here a cycle begins as soon as a tensor is queued, not less than HOROVOD_CYCLE_TIME
-after the one before (small tensors still travel together), and without one after
-IDLE_MILLISECONDS.
+**Cycles.** Horovod's background thread agrees with all ranks every millisecond on
+whether there is work, also when there is none: a tenth of a core in each rank, taken
+from the model where every core computes, and a tensor waits half a millisecond to be
+seen. So here a cycle begins as soon as a tensor is queued, not less than
+HOROVOD_CYCLE_TIME after the one before (small tensors still travel together), and
+without one after IDLE_MILLISECONDS.
 
 Not where ranks have to take part in what they have queued nothing for, quickly: with
 process sets, after a `join`; and not under MPI, whose collectives keep a core busy
 while they wait.
+
+**Copies.** Horovod copies what it sums into a new tensor first, between one sum and
+the next, while nothing travels. Here TensorFlow hands over the tensor's own memory
+where nobody else reads it: 61 ms instead of 72 for 50 MB between two processes.
 """
 
 from __future__ import annotations
@@ -116,6 +120,7 @@ PATCHES = (
         "    tfdist::alarm().wait();\n"
         "  }\n",
     ),
+    # As HorovodAllreduceInplaceOp does it for variables. On CPUs, where it was tried.
     Patch(
         "horovod/tensorflow/mpi_ops.cc",
         "    auto tensor = context->input(0);\n"
@@ -123,7 +128,8 @@ PATCHES = (
         "static_cast<horovod::common::ReduceOp>(reduce_op_);\n"
         "    Tensor* output;\n"
         "    OP_REQUIRES_OK_ASYNC(\n"
-        "        context, context->allocate_output(0, tensor.shape(), &output), done);\n",
+        "        context, context->allocate_output(0, tensor.shape(), &output), "
+        "done);\n",
         "    horovod::common::ReduceOp reduce_op = "
         "static_cast<horovod::common::ReduceOp>(reduce_op_);\n"
         "    Tensor* output;\n"

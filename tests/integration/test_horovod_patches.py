@@ -1,4 +1,4 @@
-"""The Horovod that tfdist builds rests while there is nothing to do."""
+"""What tfdist changes in Horovod, as two ranks see it."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ pytest.importorskip(
 
 def woken(log: Path, *options: str) -> list[int]:
     """Returns how often the threads of each rank woke up in a second."""
-    script = Path(__file__).with_name("idle_ranks.py")
+    script = Path(__file__).with_name("patched_ranks.py")
     exit_code = run_logged(
         [
             *(find_program("horovodrun"), "-np", "2", "--gloo"),
@@ -33,7 +33,7 @@ def woken(log: Path, *options: str) -> list[int]:
     return numbers
 
 
-def test_threads_rest_while_nothing_is_queued(tmp_path):
+def test_threads_rest_while_nothing_is_queued_and_sums_are_right(tmp_path):
     idle = woken(tmp_path / "log")
     # The control: with process sets, Horovod's own cycle of a millisecond.
     busy = woken(tmp_path / "control", "--process-sets")

@@ -27,7 +27,8 @@ venv: .venv/.horovod
 	touch $@
 
 # The command itself knows what is done, and that a new TensorFlow needs a new build.
-.venv/.horovod: .venv/.packages
+RECIPE := $(wildcard tfdist/launch/horovod*.py)
+.venv/.horovod: .venv/.packages $(RECIPE)
 	.venv/bin/tfdist horovod install --mpi
 	touch $@
 
@@ -53,7 +54,7 @@ test-full: venv
 	    'tensorflow-cpu==2.18.*' 'keras==3.8.0' --editable '.[$(EXTRAS)]'
 	touch $@
 
-.venv-oldest/.horovod: .venv-oldest/.packages
+.venv-oldest/.horovod: .venv-oldest/.packages $(RECIPE)
 	.venv-oldest/bin/tfdist horovod install --mpi
 	touch $@
 

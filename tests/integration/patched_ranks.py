@@ -1,6 +1,7 @@
 """Prints how often Horovod's threads woke up in a second without work.
 
-horovodrun -np 2 python idle_ranks.py [--process-sets]
+And sees to it that a sum in place leaves alone what others read:
+`horovodrun -np 2 python patched_ranks.py [--process-sets]`.
 """
 
 import sys

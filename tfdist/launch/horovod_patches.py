@@ -120,7 +120,7 @@ PATCHES = (
         "    tfdist::alarm().wait();\n"
         "  }\n",
     ),
-    # As HorovodAllreduceInplaceOp does it for variables. On CPUs, where it was tried.
+    # On CPUs, where it was tried; TensorFlow knows who else reads the tensor.
     Patch(
         "horovod/tensorflow/mpi_ops.cc",
         "    auto tensor = context->input(0);\n"

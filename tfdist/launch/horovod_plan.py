@@ -67,7 +67,7 @@ class BuildPlan:
     mpi: str | None  # what `mpirun --version` says; None: Gloo only
     variables: tuple[tuple[str, str], ...]  # HOROVOD_* passed on to the build
     instructions: tuple[str, ...] = ()  # of the processor, beyond its platform's
-    recipe: int = 5  # of horovod_build.py; another one makes other libraries
+    recipe: int = 5  # of headers, patches, build; another makes other libraries
 
     @property
     def key(self) -> str:
